@@ -1,0 +1,38 @@
+"""The libraries that tests compare against; absent ones skip a test, but fail it in CI."""
+
+import importlib
+import os
+from types import ModuleType
+
+import pytest
+
+
+def peer(name: str) -> ModuleType:
+    """Imports a peer; where it is absent the test skips with the reason, in CI it fails."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        reason = f"the peer {name!r} is not installed: run ./test.sh, or see CONTRIBUTING.md"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason} ({error})")
+        pytest.skip(reason)
+
+
+def torch() -> ModuleType:
+    """PyTorch."""
+    return peer("torch")
+
+
+def torchvision() -> ModuleType:
+    """torchvision beside a CPU build of PyTorch that lacks its compiled operators."""
+    library = torch().library
+    for operator in ("nms", "qnms"):
+        qualified = f"torchvision::{operator}"
+        if not _defined(qualified):
+            library.define(qualified, "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    return peer("torchvision")
+
+
+def _defined(qualified: str) -> bool:
+    namespace, operator = qualified.split("::")
+    return hasattr(getattr(torch().ops, namespace), operator)

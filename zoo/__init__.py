@@ -1,0 +1,1 @@
+"""A functional model zoo for JAX."""
