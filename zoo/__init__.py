@@ -1,1 +1,37 @@
-"""A functional model zoo for JAX."""
+"""A functional model zoo for JAX.
+
+Rooms: ``zoo.models`` and ``zoo.layers`` (linen modules), ``zoo.losses`` and ``zoo.metrics`` (pure
+functions), ``zoo.tasks`` (what is trained), ``zoo.training`` (the shared train step, checkpoints
+and loop), ``zoo.data`` and ``zoo.config``. ``zoo.run`` joins them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from zoo.errors import UserError
+
+__all__ = ["UserError", "create_model", "list_models", "run"]
+
+
+def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    """Trains what a config describes and returns its report: see ``zoo.runner.run``."""
+    # The composition root imports every room; `import zoo` does not pay for it.
+    from zoo import runner
+
+    return runner.run(config, workdir, **options)
+
+
+def create_model(name: str, **overrides: Any) -> Any:
+    """Returns a model's linen module by name: see ``zoo.models.create_model``."""
+    from zoo import models
+
+    return models.create_model(name, **overrides)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names of the models that match a pattern, such as ``resnet*``."""
+    from zoo import models
+
+    return models.list_models(pattern)

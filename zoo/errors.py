@@ -1,6 +1,7 @@
-"""Errors that a person can mend."""
+"""What ends a program on purpose: errors that a person can mend, and signals."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -9,6 +10,15 @@ class UserError(Exception):
 
     The message names the field, the value and the fix.
     """
+
+
+class Stopped(Exception):
+    """Work ended early because a signal asked for it; what was done is saved."""
+
+    def __init__(self, signum: int) -> None:
+        """Takes the signal's number."""
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,1 @@
+"""Records, plots and the terminal: what a run leaves for people."""

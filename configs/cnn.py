@@ -1,0 +1,31 @@
+"""The seed's CNN on handwritten digits, with the seed's recipe.
+
+    python train.py --config configs/cnn.py
+        5,000 training images of MNIST shipped with the package; 5 epochs.
+    python train.py --config configs/cnn.py:full --config.data.data_dir=DIR
+        All 60,000 images, from a TFDS folder that `zoo prepare mnist --data_dir=DIR` makes.
+
+Expected time and score: see the README's table, which the benchmarks write.
+"""
+
+from ml_collections import ConfigDict
+
+from zoo.config import ConfigError, base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config; ``variant`` is empty or ``full``."""
+    if variant not in ("", "full"):
+        raise ConfigError(f"configs/cnn.py:{variant}: the only variant is 'full'")
+    config = base(model="cnn", task="classification")
+    config.model.num_classes = 10
+    config.data.name = "mnist" if variant == "full" else "mnist_subset"
+    config.data.transform = "seed"
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 1e-4
+    config.train.batch_size = 64
+    config.train.epochs = 5
+    config.train.eval_batch_size = 256
+    config.checkpoint.every = 500 if variant == "full" else 50
+    return config

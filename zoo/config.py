@@ -1,0 +1,414 @@
+"""Configs: sections, defaults and checks. Imports no jax, so that a typo answers at once.
+
+A config is an ``ml_collections.ConfigDict`` with the sections below. ``base`` makes one with every
+field at its default, a config file changes some, the command line others, and ``check`` refuses
+what cannot work. Nowhere else is a default written down or a field read that is not named here.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from zoo.errors import UserError, did_you_mean
+
+
+class ConfigError(UserError):
+    """A config that cannot work; the message names the path, the value and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a section: its default, and what it may be.
+
+    Attributes:
+        default: the default; its type is the field's type.
+        rule: what a value must be, in words; follows "must be" in the error.
+        allows: whether a value of the right type is allowed.
+        choices: the names to choose from, where the field is a choice.
+    """
+
+    default: Any
+    rule: str = ""
+    allows: Callable[[Any], bool] = lambda value: True
+    choices: tuple[str, ...] = ()
+
+
+def _choice(default: str, *names: str) -> Field:
+    return Field(default, choices=names)
+
+
+def _at_least(minimum: int, default: Any) -> Field:
+    return Field(default, f"at least {minimum}", lambda value: value >= minimum)
+
+
+def _above_zero(default: float) -> Field:
+    return Field(default, "above 0", lambda value: value > 0)
+
+
+def _fraction(default: float) -> Field:
+    return Field(default, "at least 0 and below 1", lambda value: 0 <= value < 1)
+
+
+_ACTIVATIONS = ("gelu", "gelu_tanh", "identity", "relu", "sigmoid", "silu", "softmax", "tanh")
+
+_TOP = {
+    "seed": Field(0, "between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32),
+    "platform": _choice("auto", "auto", "cpu", "gpu", "tpu"),
+    "precision": _choice("float32", "float32", "tf32", "bfloat16"),
+}
+
+# By model: its attributes, with the same defaults as the linen module (a test compares them).
+MODELS: dict[str, dict[str, Field]] = {
+    "cnn": {
+        "num_classes": _at_least(0, 32),
+        "features": Field(
+            (32, 64, 128),
+            "three numbers, each at least 1",
+            lambda value: len(value) == 3 and min(value) >= 1,
+        ),
+        "kernel_size": _at_least(1, 3),
+        "padding": _at_least(0, 1),
+        "pool_size": _at_least(1, 2),
+        "hidden_features": _at_least(1, 512),
+        "dropout_rate": _fraction(0.5),
+        "activation": _choice("relu", *_ACTIVATIONS),
+        "output_activation": _choice("identity", *_ACTIVATIONS),
+        "initialization": _choice(
+            "pytorch", "pytorch", "lecun_normal", "he_normal", "xavier_uniform"
+        ),
+    },
+}
+
+TASKS: dict[str, dict[str, Field]] = {
+    "classification": {
+        "loss": _choice(
+            "cross_entropy", "cross_entropy", "binary_cross_entropy", "mean_squared_error"
+        ),
+        "label_smoothing": _fraction(0.0),
+    },
+}
+
+# By task: what its evaluation measures; ``checkpoint.metric`` is one of them.
+TASK_METRICS = {"classification": ("accuracy", "loss")}
+
+DATASETS = ("cifar10", "mnist", "mnist_subset")
+
+_DATA = {
+    "name": _choice("mnist_subset", *DATASETS),
+    "data_dir": Field(""),
+    "path": Field(""),
+    "transform": _choice("seed", "seed"),
+    "image_size": _at_least(1, 48),
+    "mean": Field(0.1307, "finite", math.isfinite),
+    "std": _above_zero(0.3081),
+    "rotation_degrees": Field(10.0, "between 0 and 180", lambda value: 0 <= value <= 180),
+    "brightness": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
+    "contrast": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
+    "validation_fraction": _fraction(0.0),
+    "workers": _at_least(0, 0),
+    "prefetch": _at_least(1, 4),
+}
+
+_OPTIMIZER = {
+    "name": _choice("adam", "adam", "adamw", "lion", "rmsprop", "sgd"),
+    "learning_rate": _above_zero(1e-3),
+    "schedule": _choice("constant", "constant", "cosine", "linear", "step", "warmup_cosine"),
+    "warmup_steps": _at_least(0, 0),
+    "end_value": _at_least(0, 0.0),
+    "step_size": _at_least(0, 0),
+    "gamma": _above_zero(0.1),
+    "weight_decay": _at_least(0, 0.0),
+    "decay_mode": _choice("auto", "auto", "coupled", "decoupled"),
+    "decay_exclude": Field("", "a regular expression", lambda value: _compiles(value)),
+    "clip_norm": _at_least(0, 0.0),
+    "momentum": _fraction(0.0),
+    "nesterov": Field(False),
+    "b1": _fraction(0.9),
+    "b2": _fraction(0.999),
+    "eps": _above_zero(1e-8),
+    "rms_decay": _fraction(0.99),
+    "centered": Field(False),
+}
+
+_TRAIN = {
+    "batch_size": _at_least(1, 64),
+    "epochs": _at_least(0, 5),
+    "steps": _at_least(0, 0),
+    "accumulate": _at_least(1, 1),
+    "ema_decay": _fraction(0.0),
+    "eval_every": _at_least(0, 0),
+    "eval_batch_size": _at_least(1, 256),
+    "log_every": _at_least(1, 10),
+}
+
+_CHECKPOINT = {
+    "every": _at_least(1, 100),
+    "keep": _at_least(1, 2),
+    "metric": Field("accuracy"),
+}
+
+_MESH = {"data": Field(-1, "-1 (all devices) or at least 1", lambda value: value == -1 or value > 0)}
+
+# Fields that decide no number of the run, or only how far it goes: a resumed run may change them.
+_MAY_DIFFER = re.compile(
+    r"platform|mesh\..*|checkpoint\.(every|keep)|data\.(data_dir|workers|prefetch)"
+    r"|train\.(log_every|eval_every|eval_batch_size)"
+)
+_LENGTH = ("train.epochs", "train.steps")
+
+
+def base(model: str, task: str) -> ConfigDict:
+    """Returns a config with every field at its default, for a config file to change.
+
+    Args:
+        model: name of the model.
+        task: name of the task.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    _check_name("model.name", model, MODELS)
+    _check_name("task.name", task, TASKS)
+    fields = _fields(model, task)
+    nested: dict[str, Any] = {}
+    for path, field in fields.items():
+        section, _, name = path.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = field.default
+    config = ConfigDict(nested)
+    config.model.name, config.task.name = model, task
+    return config.lock()
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Checks all that can be known without data or devices, and fills in absent fields.
+
+    Returns:
+        A locked copy with every field.
+
+    Raises:
+        ConfigError: an unknown name, a wrong type, a value out of range, or fields that cannot
+            work together.
+    """
+    given = flatten(config)
+    for section in ("model", "task"):
+        if f"{section}.name" not in given:
+            raise ConfigError(f"{section}.name is missing: give the name of the {section}")
+    _check_name("model.name", given["model.name"], MODELS)
+    _check_name("task.name", given["task.name"], TASKS)
+    fields = _fields(given["model.name"], given["task.name"])
+    resolved = base(given["model.name"], given["task.name"])
+    with resolved.ignore_type():
+        for path, value in given.items():
+            resolved_value = _check_value(path, value, fields)
+            section, _, name = path.rpartition(".")
+            (resolved[section] if section else resolved)[name] = resolved_value
+    _check_combinations(resolved)
+    return resolved
+
+
+def check_override(config: ConfigDict, path: str) -> None:
+    """Raises ConfigError if ``path``, as in ``--config.PATH=value``, is no field of ``config``."""
+    known = list(flatten(config))
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    if path not in known and path not in sections:
+        raise _unknown(path, known)
+
+
+def steps_in_all(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Number of updates of a run: ``train.steps`` where it is given, else ``train.epochs``."""
+    return config.train.steps or config.train.epochs * steps_per_epoch
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``{"section.field": value}``."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= {f"{name}.{inner}": v for inner, v in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as JSON, for ``config.json``."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Returns the checked config that ``to_json`` wrote.
+
+    Raises:
+        ConfigError: the text is no config of this version of the zoo.
+    """
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"config.json is not valid JSON: {error}") from error
+    return check(ConfigDict(loaded))
+
+
+def differences(
+    saved: ConfigDict, wanted: ConfigDict, *, steps_per_epoch: int, extend: bool = False
+) -> list[str]:
+    """Returns why a run saved with one config cannot be continued with another; empty if it can.
+
+    Fields that decide no number (logging, evaluation, checkpoints, mesh, platform, workers) may
+    differ, and the run may become longer. Where the learning rate depends on the length, a longer
+    run is another run: it needs ``extend``.
+    """
+    before, after = flatten(saved), flatten(wanted)
+    reasons = [
+        f"{path} is {before.get(path)!r} there and {after.get(path)!r} here"
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
+        and not _MAY_DIFFER.fullmatch(path)
+        and path not in _LENGTH
+    ]
+    steps_before = steps_in_all(saved, steps_per_epoch)
+    steps_after = steps_in_all(wanted, steps_per_epoch)
+    if steps_after < steps_before:
+        reasons.append(f"it has {steps_before} steps, more than the {steps_after} here")
+    elif steps_after > steps_before and schedule_depends_on_length(wanted) and not extend:
+        reasons.append(
+            f"it has {steps_before} steps and this one {steps_after}, on which "
+            f"optimizer.schedule={wanted.optimizer.schedule!r} depends: give --extend to continue "
+            "with the new schedule"
+        )
+    return reasons
+
+
+def schedule_depends_on_length(config: ConfigDict) -> bool:
+    """Whether the learning rate of a step depends on how many steps there are in all."""
+    return config.optimizer.schedule in ("cosine", "linear", "warmup_cosine")
+
+
+def _fields(model: str, task: str) -> dict[str, Field]:
+    sections = {
+        "model": {"name": _choice(model, *MODELS)} | MODELS[model],
+        "task": {"name": _choice(task, *TASKS)} | TASKS[task],
+        "data": _DATA,
+        "optimizer": _OPTIMIZER,
+        "train": _TRAIN,
+        "checkpoint": _CHECKPOINT | {"metric": _choice("accuracy", *TASK_METRICS[task])},
+        "mesh": _MESH,
+    }
+    nested = {f"{s}.{name}": field for s, fields in sections.items() for name, field in fields.items()}
+    return _TOP | nested
+
+
+def _check_name(path: str, value: Any, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{path}={value!r} is unknown.{did_you_mean(str(value), known)}")
+
+
+def _check_value(path: str, value: Any, fields: Mapping[str, Field]) -> Any:
+    if path not in fields:
+        raise _unknown(path, fields)
+    field = fields[path]
+    value = _of_type(path, value, field.default)
+    if field.choices:
+        _check_name(path, value, field.choices)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}={value} must be a finite number")
+    if not field.allows(value):
+        raise ConfigError(f"{path}={value!r} must be {field.rule}")
+    return value
+
+
+def _unknown(path: str, known: Iterable[str]) -> ConfigError:
+    known = list(known)
+    section, _, name = path.rpartition(".")
+    sections = {other.rpartition(".")[0] for other in known} - {""}
+    if section and section not in sections:
+        return ConfigError(
+            f"config.{path}: there is no section {section!r}.{did_you_mean(section, sections)}"
+        )
+    siblings = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
+    names = siblings if section else [*siblings, *sections]
+    return ConfigError(f"config.{path} is unknown.{did_you_mean(name, names)}")
+
+
+def _of_type(path: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    if isinstance(value, bool) or kind is bool:
+        fits = isinstance(value, bool) and kind is bool
+    elif kind is float:
+        fits = isinstance(value, int | float)
+    elif kind is tuple:
+        # JSON has lists only.
+        fits = isinstance(value, tuple | list) and all(type(v) is type(default[0]) for v in value)
+    else:
+        fits = isinstance(value, kind)
+    if not fits:
+        article = "a tuple like " + repr(default) if kind is tuple else f"of type {kind.__name__}"
+        raise ConfigError(f"{path}={value!r} must be {article}, not {type(value).__name__}")
+    return kind(value)
+
+
+def _check_combinations(config: ConfigDict) -> None:
+    optimizer, train, data = config.optimizer, config.train, config.data
+    if not train.steps and not train.epochs:
+        raise ConfigError("train.steps=0 and train.epochs=0: give one of them, at least 1")
+    if train.batch_size % train.accumulate:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is not a multiple of "
+            f"train.accumulate={train.accumulate}: change one of them"
+        )
+    if optimizer.nesterov and not optimizer.momentum:
+        raise ConfigError(
+            "optimizer.nesterov=True needs optimizer.momentum above 0, for example 0.9"
+        )
+    for name, owners in {
+        "momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",), "centered": ("rmsprop",),
+    }.items():  # fmt: skip
+        if optimizer[name] and optimizer.name not in owners:
+            raise ConfigError(
+                f"optimizer.{name}={optimizer[name]} has no meaning for "
+                f"optimizer.name={optimizer.name!r}: it belongs to {' and '.join(owners)}"
+            )
+    if optimizer.name in ("adamw", "lion") and optimizer.decay_mode == "coupled":
+        raise ConfigError(
+            f"optimizer.name={optimizer.name!r} decays weights decoupled by definition; for "
+            "optimizer.decay_mode='coupled' take optimizer.name='adam'"
+        )
+    if optimizer.schedule == "step" and not optimizer.step_size:
+        raise ConfigError(
+            "optimizer.schedule='step' needs optimizer.step_size, the steps between two drops"
+        )
+    if optimizer.warmup_steps and optimizer.schedule != "warmup_cosine":
+        raise ConfigError(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} has no meaning for "
+            f"optimizer.schedule={optimizer.schedule!r}: take 'warmup_cosine'"
+        )
+    if config.task.name == "classification":
+        if config.model.output_activation != "identity":
+            raise ConfigError(
+                f"model.output_activation={config.model.output_activation!r}: the loss takes "
+                "logits; train with 'identity'"
+            )
+        if config.task.label_smoothing and config.task.loss != "cross_entropy":
+            raise ConfigError(
+                f"task.label_smoothing={config.task.label_smoothing} has no meaning for "
+                f"task.loss={config.task.loss!r}: take 'cross_entropy'"
+            )
+        if config.model.num_classes == 1:
+            raise ConfigError("model.num_classes=1: a classification needs at least 2")
+    if data.name == "mnist_subset" and data.validation_fraction:
+        raise ConfigError(
+            f"data.validation_fraction={data.validation_fraction}: 'mnist_subset' has a validation "
+            "split of its own; leave the field at 0"
+        )
+
+
+def _compiles(expression: str) -> bool:
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""Pictures of a run, as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def plot_curves(path: Path, records: Sequence[dict[str, Any]], metrics: Sequence[str]) -> None:
+    """Draws each metric against the step, one line a split.
+
+    Args:
+        path: the PNG file to write.
+        records: the records of ``metrics.jsonl``.
+        metrics: names of the metrics, one panel each.
+    """
+    figure, axes = _figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
+    styles = {"train": {"alpha": 0.5}, "train_epoch": {"marker": "o"}, "validation": {"marker": "s"}}
+    for axis, metric in zip(axes, metrics, strict=True):
+        for split, style in styles.items():
+            points = [
+                (record["step"], record[metric])
+                for record in records
+                if record["split"] == split and metric in record
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=split.replace("_", ", "), **style)
+        axis.set(xlabel="step", ylabel=metric)
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_confusion_matrix(
+    path: Path, matrix: Sequence[Sequence[int]], class_names: Sequence[str]
+) -> None:
+    """Draws a confusion matrix: rows are the true classes, columns the predicted ones."""
+    counts = np.asarray(matrix)
+    side = 3.0 + 0.4 * len(class_names)
+    figure, (axis,) = _figure(ncols=1, size=(side, side))
+    axis.imshow(np.log1p(counts), cmap="Blues")
+    ticks = range(len(class_names))
+    axis.set_xticks(ticks, class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
+    axis.set_yticks(ticks, class_names)
+    axis.set(xlabel="predicted", ylabel="true")
+    dark = np.log1p(counts.max()) / 2
+    for row, column in np.ndindex(*counts.shape):
+        count = counts[row, column]
+        color = "white" if np.log1p(count) > dark else "black"
+        axis.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _figure(*, ncols: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    # The object interface: no window system, and no figures kept by pyplot.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(ncols=ncols, squeeze=False)[0]

@@ -1,0 +1,54 @@
+"""Joins the places where records go."""
+
+from pathlib import Path
+from typing import Any
+
+from zoo.reports.console import ConsoleWriter
+from zoo.reports.records import RecordFile, cut_records
+
+
+class RunWriter:
+    """Writes records to ``metrics.jsonl``, TensorBoard event files and the terminal."""
+
+    def __init__(
+        self, workdir: Path, console: ConsoleWriter, *, step: int, evaluated_step: int
+    ) -> None:
+        """Opens the files, cut to where the run stands.
+
+        Args:
+            workdir: the run's folder.
+            console: the terminal's part.
+            step: the restored step, 0 for a new run.
+            evaluated_step: step of the last evaluation that the checkpoint knows of.
+        """
+        # TensorBoard's own format without TensorFlow.
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        cut_records(path, step, evaluated_step)
+        self._records = RecordFile(path)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._console = console
+
+    def step(self, step: int) -> None:
+        """Passes a step on to the progress bar."""
+        self._console.step(step)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Writes one record everywhere."""
+        self._records.write(record)
+        self._console.write(record)
+        for name, value in record.items():
+            if name not in ("split", "step", "epoch"):
+                self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+
+    def flush(self) -> None:
+        """Returns when every record is on disk."""
+        self._records.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files and takes the progress bar away."""
+        self._console.close()
+        self._records.close()
+        self._events.close()

@@ -1,0 +1,116 @@
+"""Checkpoints on disk. The only module that knows orbax."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from zoo.errors import UserError
+
+PyTree = Any
+
+
+class Checkpoints:
+    """The latest states of a run in ``checkpoints/`` and its best one in ``best/``.
+
+    Two managers: a single one that keeps the best throws away the newest saves. Saves are
+    asynchronous and atomic: a folder appears under its final name only when it is whole, and what
+    a killed process left half-written is removed when the run is opened again.
+    """
+
+    def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False) -> None:
+        """Opens the folders, making them where they are absent.
+
+        Args:
+            workdir: the run's folder; may be relative.
+            keep: number of latest checkpoints to keep, at least 1.
+            read_only: leave the folders as they are, since a run may be writing to them.
+        """
+        self._latest = _manager(workdir / "checkpoints", keep, read_only)
+        self._best = _manager(workdir / "best", 1, read_only)
+
+    def latest_step(self) -> int | None:
+        """Step of the newest finished checkpoint, or None."""
+        return self._latest.latest_step()
+
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint, or None."""
+        return self._best.latest_step()
+
+    def save(self, step: int, arrays: PyTree, progress: dict[str, Any]) -> None:
+        """Starts to save ``arrays`` and the JSON-able ``progress`` as the newest checkpoint.
+
+        The arrays may be donated at once: their values are taken before this returns.
+        """
+        _save(self._latest, step, arrays, progress)
+
+    def save_best(self, step: int, arrays: PyTree, progress: dict[str, Any]) -> None:
+        """Starts to save the best state so far, in place of the one before."""
+        _save(self._best, step, arrays, progress)
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Restores the newest checkpoint, or returns None where there is none.
+
+        Args:
+            like: a tree of ``jax.ShapeDtypeStruct`` with *current* shardings, so that a run opens
+                on another number of devices and keeps the types of its nodes.
+        """
+        return _restore(self._latest, like)
+
+    def restore_best(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Restores the best checkpoint, or returns None where there is none."""
+        return _restore(self._best, like)
+
+    def wait(self) -> None:
+        """Returns when all saves that were started are on disk."""
+        self._latest.wait_until_finished()
+        self._best.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for saves and releases the managers' threads."""
+        self._latest.close()
+        self._best.close()
+
+
+def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    if read_only:
+        options = ocp.CheckpointManagerOptions(read_only=True)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    # orbax refuses relative paths.
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _save(
+    manager: ocp.CheckpointManager, step: int, arrays: PyTree, progress: dict[str, Any]
+) -> None:
+    # After a kill the run repeats steps, and reaches with the same bits what it saved before.
+    if step in manager.all_steps():
+        return
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(progress)
+        ),
+    )
+
+
+def _restore(manager: ocp.CheckpointManager, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    step = manager.latest_step()
+    if step is None:
+        return None
+    try:
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()
+            ),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the checkpoint {manager.directory / str(step)} does not fit this program's state: "
+            f"{error}. Give another --workdir, or --restart to begin anew"
+        ) from error
+    return restored["arrays"], restored["progress"]

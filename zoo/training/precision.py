@@ -1,0 +1,37 @@
+"""In which arithmetic a step is computed. Parameters stay in float32 in every case."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# XLA's names for the precision of float32 products; on a CPU all three compute in float32.
+_MATMUL_PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
+
+
+def with_precision(function: Callable, precision: str) -> Callable:
+    """Wraps ``function(params, model_state, batch, key)`` to compute in ``precision``.
+
+    ``float32``: products at the highest setting, also where the hardware has a faster, coarser
+    one. ``tf32``: products of float32 numbers rounded to 10 bits of mantissa. ``bfloat16``: a
+    bfloat16 copy of the floating-point parameters and inputs; gradients arrive in the parameters'
+    own type. Only float32 arrays are cast, so float64 tests see float64.
+
+    Raises:
+        ValueError: ``precision`` is none of the three.
+    """
+    if precision not in _MATMUL_PRECISION:
+        raise ValueError(f"precision={precision!r} must be one of {', '.join(_MATMUL_PRECISION)}")
+
+    def computed(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
+        if precision == "bfloat16":
+            params, batch = _to_bfloat16(params), _to_bfloat16(batch)
+        with jax.default_matmul_precision(_MATMUL_PRECISION[precision]):
+            return function(params, model_state, batch, key)
+
+    return computed
+
+
+def _to_bfloat16(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, tree)
