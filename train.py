@@ -1,7 +1,7 @@
 """Trains what a config describes, and goes on where the same command stopped.
 
-    python train.py --config configs/cnn.py
-    python train.py --config configs/cnn.py --config.train.steps=20
+python train.py --config configs/cnn.py
+python train.py --config configs/cnn.py --config.train.steps=20
 """
 
 import sys

@@ -152,7 +152,9 @@ _CHECKPOINT = {
     "metric": Field("accuracy"),
 }
 
-_MESH = {"data": Field(-1, "-1 (all devices) or at least 1", lambda value: value == -1 or value > 0)}
+_MESH = {
+    "data": Field(-1, "-1 (all devices) or at least 1", lambda value: value == -1 or value > 0)
+}
 
 # Fields that decide no number of the run, or only how far it goes: a resumed run may change them.
 _MAY_DIFFER = re.compile(
@@ -298,7 +300,9 @@ def _fields(model: str, task: str) -> dict[str, Field]:
         "checkpoint": _CHECKPOINT | {"metric": _choice("accuracy", *TASK_METRICS[task])},
         "mesh": _MESH,
     }
-    nested = {f"{s}.{name}": field for s, fields in sections.items() for name, field in fields.items()}
+    nested = {
+        f"{s}.{name}": field for s, fields in sections.items() for name, field in fields.items()
+    }
     return _TOP | nested
 
 

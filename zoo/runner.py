@@ -193,9 +193,7 @@ def init_state(parts: Parts) -> TrainState:
     init_key, run_key = jax.random.split(jax.random.key(parts.config.seed))
     example = jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), batch_shapes(parts, 1))
     variables = parts.task.init(init_key, example)
-    return create_state(
-        variables, parts.optimizer, run_key, ema=parts.config.train.ema_decay > 0
-    )
+    return create_state(variables, parts.optimizer, run_key, ema=parts.config.train.ema_decay > 0)
 
 
 def with_data(config: ConfigDict) -> tuple[ConfigDict, data.DataInfo]:
@@ -339,7 +337,9 @@ def _train_and_report(
             return finished
         try:
             _write_report(workdir, report | {"steps": training.step})
-            report = _train(parts, training, shapes, checkpoints, mesh, workdir, console, stop, report)
+            report = _train(
+                parts, training, shapes, checkpoints, mesh, workdir, console, stop, report
+            )
         except Stopped:
             _write_report(workdir, report | {"status": "stopped", "steps": training.step})
             raise
@@ -349,7 +349,9 @@ def _train_and_report(
             raise
     finally:
         checkpoints.close()
-    plot_curves(workdir / "curves.png", read_records(workdir / "metrics.jsonl"), ("loss", "accuracy"))
+    plot_curves(
+        workdir / "curves.png", read_records(workdir / "metrics.jsonl"), ("loss", "accuracy")
+    )
     plot_confusion_matrix(
         workdir / "confusion_matrix.png", report["confusion_matrix"], info.class_names
     )

@@ -16,7 +16,11 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], metrics: Sequence
         metrics: names of the metrics, one panel each.
     """
     figure, axes = _figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
-    styles = {"train": {"alpha": 0.5}, "train_epoch": {"marker": "o"}, "validation": {"marker": "s"}}
+    styles = {
+        "train": {"alpha": 0.5},
+        "train_epoch": {"marker": "o"},
+        "validation": {"marker": "s"},
+    }
     for axis, metric in zip(axes, metrics, strict=True):
         for split, style in styles.items():
             points = [

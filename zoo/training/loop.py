@@ -155,6 +155,9 @@ def begin_or_resume(
     restored = checkpoints.restore(like)
     if restored is not None:
         arrays, progress = restored
+        # Only good states are saved, one that stopped at a bad step too: it may try again.
+        healthy = put_replicated(np.bool_(True), mesh)
+        arrays["state"] = dataclasses.replace(arrays["state"], healthy=healthy)
         return Training(**arrays, progress=Progress(**progress))
     window, epoch = (put_replicated(_zeros(like["window"]), mesh) for _ in range(2))
     return Training(put_replicated(state, mesh), window, epoch, Progress())
@@ -250,7 +253,11 @@ def _loop(
 
     while True:
         last = step == schedule.steps
-        if evaluate and step > progress.evaluated_step and (last or step % schedule.eval_every == 0):
+        if (
+            evaluate
+            and step > progress.evaluated_step
+            and (last or step % schedule.eval_every == 0)
+        ):
             _check_health(training, step)
             clock.lap()
             _evaluate(training, step, schedule, evaluate, checkpoints, writer)
@@ -298,7 +305,9 @@ def _loop(
             training.epoch = put_replicated(no_sums, mesh)
             clock.lap()
             seconds, progress.epoch_seconds = progress.epoch_seconds, 0.0
-            writer.write({"split": "train_epoch", **record, **progress.last_epoch, "seconds": seconds})
+            writer.write(
+                {"split": "train_epoch", **record, **progress.last_epoch, "seconds": seconds}
+            )
 
 
 class _Clock:

@@ -55,9 +55,7 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
 
 def abstract(tree: Any, sharding: NamedSharding) -> Any:
     """Shapes and types of a tree of arrays, as they lie under ``sharding``."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def compile_step(

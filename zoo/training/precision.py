@@ -14,7 +14,8 @@ def with_precision(function: Callable, precision: str) -> Callable:
     """Wraps ``function(params, model_state, batch, key)`` to compute in ``precision``.
 
     ``float32``: products at the highest setting, also where the hardware has a faster, coarser
-    one. ``tf32``: products of float32 numbers rounded to 10 bits of mantissa. ``bfloat16``: a
+    one. ``tf32``: XLA's middle setting, TensorFloat-32 on a GPU and three bfloat16 passes on a TPU.
+    ``bfloat16``: a
     bfloat16 copy of the floating-point parameters and inputs; gradients arrive in the parameters'
     own type. Only float32 arrays are cast, so float64 tests see float64.
 

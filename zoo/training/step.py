@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -72,7 +73,7 @@ def make_train_step(
         # A batch in which nothing counts has gradient zero, not 0/0.
         divisor = jnp.where(weight > 0, weight, 1)
         gradient = jax.tree.map(lambda g: g / divisor.astype(g.dtype), gradient_sum)
-        gradient_norm = optax.global_norm(gradient)
+        gradient_norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -96,6 +97,7 @@ def make_train_step(
             "loss": (loss_sum, weight),
             "gradient_norm": (gradient_norm, jnp.ones_like(gradient_norm)),
         }
+        chex.assert_trees_all_equal_shapes_and_dtypes(stepped, state)
         state = dataclasses.replace(_where(healthy, stepped, state), healthy=healthy)
         return state, _where(healthy, metrics, jax.tree.map(jnp.zeros_like, metrics))
 

@@ -5,6 +5,7 @@ from types import FrameType, TracebackType
 
 from zoo.errors import Stopped
 
+
 class StopSignal:
     """Turns SIGTERM and SIGINT into a request that the loop honours between two steps.
 
@@ -32,7 +33,9 @@ class StopSignal:
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self._signum = signum
-        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler)
+        signal.signal(
+            signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler
+        )
 
     @property
     def requested(self) -> bool:

@@ -1,0 +1,172 @@
+"""The shared train step, on small losses whose answers are known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zoo.training.state import create_state
+from zoo.training.step import ema_decay, make_train_step
+
+
+def least_squares(params, model_state, batch, key):
+    """Half the squared error of a linear model, over the rows that count."""
+    error = batch["x"] @ params["w"] - batch["y"]
+    weight = batch["mask"].sum()
+    loss_sum = (0.5 * error**2 * batch["mask"]).sum()
+    return loss_sum, (weight, model_state, {"rows": (weight, jnp.ones_like(weight))})
+
+
+def problem(rows=8, mask=None, seed=0):
+    generator = np.random.default_rng(seed)
+    batch = {
+        "x": jnp.asarray(generator.normal(size=(rows, 3))),
+        "y": jnp.asarray(generator.normal(size=rows)),
+        "mask": jnp.asarray(np.ones(rows) if mask is None else mask, float),
+    }
+    return batch, {"params": {"w": jnp.asarray(generator.normal(size=3))}}
+
+
+def test_gradient_is_the_closed_form_of_the_rows_that_count():
+    with jax.enable_x64(True):
+        batch, variables = problem(mask=[1, 1, 0, 1, 0, 1, 1, 0])
+        step = make_train_step(least_squares, optax.sgd(0.1))
+        before = variables["params"]["w"]
+        state, metrics = step(create_state(variables, optax.sgd(0.1), jax.random.key(0)), batch)
+        x, y = (np.asarray(batch[name])[np.asarray(batch["mask"]) > 0] for name in "xy")
+        gradient = x.T @ (x @ np.asarray(before) - y) / len(y)
+        np.testing.assert_allclose(state.params["w"], before - 0.1 * gradient, rtol=1e-12)
+        np.testing.assert_allclose(metrics["gradient_norm"][0], np.linalg.norm(gradient))
+        assert metrics["rows"] == (5, 1)
+        assert state.step == 1
+
+
+def test_accumulation_with_unequal_masks_equals_one_batch():
+    with jax.enable_x64(True):
+        batch, variables = problem(mask=[1, 0, 0, 0, 1, 1, 1, 1])
+        optimizer = optax.adam(1e-2)
+        results = []
+        for accumulate in (1, 4):
+            state = create_state(variables, optimizer, jax.random.key(0))
+            step = jax.jit(make_train_step(least_squares, optimizer, accumulate=accumulate))
+            for _ in range(3):
+                state, metrics = step(state, batch)
+            results.append((state.params["w"], metrics["loss"], metrics["gradient_norm"]))
+        for one, four in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+            np.testing.assert_allclose(four, one, rtol=0, atol=1e-10)
+
+
+def test_a_batch_in_which_nothing_counts_changes_no_parameter():
+    batch, variables = problem(mask=np.zeros(8))
+    step = make_train_step(least_squares, optax.sgd(0.1))
+    state, metrics = step(create_state(variables, optax.sgd(0.1), jax.random.key(0)), batch)
+    np.testing.assert_array_equal(state.params["w"], variables["params"]["w"])
+    assert state.healthy
+    assert metrics["loss"][1] == 0
+
+
+def test_randomness_depends_on_key_and_step_only():
+    def noisy(params, model_state, batch, key):
+        return params["w"].sum() * jax.random.normal(key), (jnp.float32(1), model_state, {})
+
+    batch, variables = problem()
+    step = make_train_step(noisy, optax.sgd(0.1))
+    state = create_state(variables, optax.sgd(0.1), jax.random.key(7))
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["gradient_norm"][0]))
+    draws = [abs(float(jax.random.normal(jax.random.fold_in(jax.random.key(7), k)))) for k in (0, 1, 2)]
+    np.testing.assert_allclose(losses, np.array(draws) * np.sqrt(3), rtol=1e-5)
+
+
+def test_a_non_finite_loss_freezes_the_last_good_state():
+    batch, variables = problem()
+    bad = batch | {"y": batch["y"].at[2].set(jnp.nan)}
+    optimizer = optax.adam(0.1)
+    step = jax.jit(make_train_step(least_squares, optimizer, ema=0.9))
+    good, _ = step(create_state(variables, optimizer, jax.random.key(0), ema=True), batch)
+    frozen, metrics = step(good, bad)
+    again, _ = step(frozen, batch)
+    for state in (frozen, again):
+        assert not state.healthy
+        expected = dataclasses.replace(good, healthy=state.healthy)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(_raw(a), _raw(b)), state, expected)
+    assert all(value == 0 for value in jax.tree.leaves(metrics))
+
+
+def test_moving_average_follows_its_recurrence():
+    batch, variables = problem()
+    step = make_train_step(least_squares, optax.sgd(0.1), ema=0.3)
+    state = create_state(variables, optax.sgd(0.1), jax.random.key(0), ema=True)
+    average = np.asarray(variables["params"]["w"], np.float64)
+    for t in range(6):
+        state, _ = step(state, batch)
+        decay = min(0.3, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.ema_params["w"], average, rtol=1e-5)
+    assert state.eval_params is state.ema_params
+
+
+@pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (8, 0.5), (10**6, 0.999)])
+def test_ema_decay_warms_up(step, decay):
+    np.testing.assert_allclose(ema_decay(jnp.int32(step), 0.999), decay, rtol=1e-6)
+
+
+def test_model_state_runs_through_accumulated_parts():
+    def counting(params, model_state, batch, key):
+        seen = model_state["seen"] + batch["mask"].sum()
+        return (params["w"] ** 2).sum(), (batch["mask"].sum(), {"seen": seen}, {})
+
+    batch, variables = problem(mask=[1, 0, 0, 0, 1, 1, 1, 1])
+    state = create_state(variables | {"seen": jnp.zeros(())}, optax.sgd(0.1), jax.random.key(0))
+    state, _ = make_train_step(counting, optax.sgd(0.1), accumulate=2)(state, batch)
+    assert state.model_state["seen"] == 5
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
+    seen = []
+
+    def recording(params, model_state, batch, key):
+        seen.append((params["w"].dtype, batch["x"].dtype))
+        return least_squares(params, model_state, batch, key)
+
+    batch, variables = problem()
+    step = make_train_step(recording, optax.sgd(0.1), precision="bfloat16")
+    state, _ = step(create_state(variables, optax.sgd(0.1), jax.random.key(0)), batch)
+    assert seen[0] == (jnp.bfloat16, jnp.bfloat16)
+    assert state.params["w"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("float32", "precision = [HIGHEST, HIGHEST]"),
+        ("tf32", "precision = [HIGH, HIGH]"),
+        ("bfloat16", "xbf16>"),
+    ],
+)
+def test_precision_reaches_forward_and_backward_products(precision, expected):
+    batch, variables = problem()
+    step = make_train_step(least_squares, optax.sgd(0.1), precision=precision)
+    state = create_state(variables, optax.sgd(0.1), jax.random.key(0))
+    text = jax.jit(step).lower(state, batch).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) == 2
+    assert all(expected in line for line in products), products
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"accumulate": 0}, "accumulate"), ({"ema": 1.0}, "ema"), ({"precision": "fp16"}, "precision")],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_train_step(least_squares, optax.sgd(0.1), **options)
+
+
+def _raw(x):
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
