@@ -244,7 +244,9 @@ def first_line(config: ConfigDict, mesh: Mesh) -> str:
 def parameter_rows(params: Any) -> list[tuple[str, str, int]]:
     """Returns layer, shapes and number of parameters for each module that has parameters."""
     rows: dict[str, tuple[list[str], int]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    # Kernels before biases, layers in their own order.
+    for path, leaf in sorted(leaves, key=lambda item: (str(item[0][:-1]), -item[1].ndim)):
         *layer, name = [str(key.key) for key in path]
         shapes, count = rows.get("/".join(layer), ([], 0))
         shape = "x".join(map(str, leaf.shape))

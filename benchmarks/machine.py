@@ -1,0 +1,94 @@
+"""The machine that is measured: its name, its versions, its threads, and processes on it."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "jax-model-zoo")
+
+
+def describe() -> dict[str, Any]:
+    """Returns processor, number of its cores that this process may use, memory and system."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def name(machine: dict[str, Any]) -> str:
+    """Returns a file name for what ``describe`` returned."""
+    words = re.sub(r"\((r|tm)\)|cpu", " ", machine["processor"].lower())
+    return f"{'-'.join(re.findall(r'[a-z0-9.]+', words))}-{machine['cores']}-cores"
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that take part."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONS:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a peer, or a checkout not installed
+            found[package] = "not installed"
+    return found
+
+
+def today() -> str:
+    """Returns the date as YYYY-MM-DD."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def limit_threads(threads: int) -> None:
+    """Lets this process, and those that it starts, use the first ``threads`` cores only.
+
+    XLA, PyTorch and OpenMP all take their number of threads from it.
+
+    Raises:
+        SystemExit: there are fewer cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < threads:
+        raise SystemExit(f"error: --threads={threads}, but there are only {len(cores)} cores")
+    os.sched_setaffinity(0, cores[:threads])
+
+
+def run(arguments: Sequence[str]) -> tuple[str, float]:
+    """Runs Python with arguments in the project's root; returns its output and its seconds.
+
+    Raises:
+        SystemExit: it failed; its own error stream has been shown.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        command = " ".join(["python", *arguments])
+        raise SystemExit(f"error: exit code {done.returncode} from: {command}\n{done.stdout}")
+    return done.stdout, seconds
+
+
+def run_for_json(arguments: Sequence[str]) -> Any:
+    """Runs Python with arguments and returns what the last line of its output says, as JSON."""
+    output, _ = run(arguments)
+    return json.loads(output.splitlines()[-1])
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()  # not every architecture has the line

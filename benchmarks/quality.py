@@ -1,0 +1,182 @@
+"""Trains the configs with several seeds and writes what they reach.
+
+    python -m benchmarks.quality --seeds 3 [--only cnn] [--data_dir DIR]
+
+Runs go to ``runs/quality/<config>-seed<N>`` and are resumed there, by ``train.py`` itself: the
+same command goes on where it was stopped. Writes ``docs/results.json`` and the README's table. To
+train anew, remove the folder. With ``--config.x.y=z`` it is a trial: nothing is written down.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, tables
+
+RESULTS = machine.ROOT / "docs" / "results.json"
+README = machine.ROOT / "README.md"
+RUNS = "runs/quality"
+# A config whose run takes longer gets one seed.
+SECONDS_FOR_SEVERAL_SEEDS = 300
+
+Result = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """What is asked of a config.
+
+    Attributes:
+        config: its name, as in ``configs/<name>.py``.
+        metric: the metric of the table.
+        data: the data of its own test split, for the table.
+        others: other TFDS data sets on whose test split the checkpoint is evaluated, where their
+            folder is there.
+    """
+
+    config: str
+    metric: str
+    data: str
+    others: tuple[str, ...] = ()
+
+
+CONFIGS = (Quality("cnn", metric="accuracy", data="mnist_subset", others=("mnist",)),)
+
+
+def train(config: str, seed: int, overrides: Sequence[str]) -> tuple[Result, str]:
+    """Trains one seed, or goes on with it; returns its report and its folder.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    workdir = f"{RUNS}{'-trial' if overrides else ''}/{config}-seed{seed}"
+    start = time.perf_counter()
+    machine.run(
+        [
+            "train.py",
+            f"--config=configs/{config}.py",
+            f"--config.seed={seed}",
+            f"--workdir={workdir}",
+            *overrides,
+        ]
+    )
+    print(f"{workdir}: {time.perf_counter() - start:.0f} s", flush=True)
+    report = (machine.ROOT / workdir / "report.json").read_text(encoding="utf-8")
+    return json.loads(report), workdir
+
+
+def evaluate(workdir: str, name: str, data_dir: Path) -> dict[str, float]:
+    """Returns the metrics of a run's latest checkpoint on a data set's test split."""
+    result = machine.run_for_json(
+        [
+            *("-m", "zoo.cli", "evaluate", f"--workdir={workdir}", "--split=test", "--json"),
+            f"--config.data.name={name}",
+            f"--config.data.data_dir={data_dir}",
+        ]
+    )
+    return result["metrics"]
+
+
+def measure(quality: Quality, seed: int, data_dir: Path | None, overrides: Sequence[str]) -> Result:
+    """Trains and evaluates one seed of a config."""
+    report, workdir = train(quality.config, seed, overrides)
+    metrics = {quality.data: report["metrics"]["test"]}
+    for name in quality.others:
+        if data_dir and (data_dir / name).is_dir():
+            metrics[name] = evaluate(workdir, name, data_dir)
+        else:
+            print(f"no evaluation on {name}: it is not in --data_dir={data_dir}")
+    return {
+        "config": quality.config,
+        "seed": seed,
+        "metrics": metrics,
+        "steps": report["steps"],
+        "seconds": round(report["train_seconds"] + report["compile_seconds"], 1),
+        "parameters": report["parameters"],
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "date": machine.today(),
+    }
+
+
+def add_result(path: Path, result: Result) -> list[Result]:
+    """Adds a result to the file, in place of one of the same config and seed; returns all."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+    def key(one: Result) -> tuple[str, int]:
+        return one["config"], one["seed"]
+
+    results = sorted([*(one for one in old if key(one) != key(result)), result], key=key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """Lays out one row for each config and test set, with the mean over its seeds."""
+    header = ("config", "test set", "metric", "mean", "each seed", "steps", "time", "machine")
+    rows = []
+    for quality in CONFIGS:
+        seeds = [result for result in results if result["config"] == quality.config]
+        for name in (quality.data, *quality.others):
+            found = [one for one in seeds if name in one["metrics"]]
+            if not found:
+                continue
+            values = [one["metrics"][name][quality.metric] for one in found]
+            machines = {
+                f"{one['machine']['processor']}, {one['machine']['cores']} cores" for one in found
+            }
+            rows.append(
+                (
+                    f"`configs/{quality.config}.py`",
+                    f"`{name}`",
+                    quality.metric,
+                    f"{statistics.mean(values):.4f}",
+                    ", ".join(f"{value:.4f}" for value in values),
+                    ", ".join(sorted({str(one["steps"]) for one in found})),
+                    f"{statistics.median(one['seconds'] for one in found):.0f} s",
+                    "; ".join(sorted(machines)),
+                )
+            )
+    return tables.markdown(header, rows)
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
+    parser.add_argument("--only", choices=[quality.config for quality in CONFIGS])
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        default=os.environ.get("TFDS_DATA_DIR"),
+        help="folder of prepared TFDS data sets; default: $TFDS_DATA_DIR",
+    )
+    options, overrides = parser.parse_known_args()
+    wrong = [override for override in overrides if not override.startswith("--config.")]
+    if wrong:
+        parser.error(f"unknown argument {wrong[0]}")
+    data_dir = options.data_dir.resolve() if options.data_dir else None
+    for quality in CONFIGS:
+        if options.only not in (None, quality.config):
+            continue
+        for seed in range(options.seeds):
+            result = measure(quality, seed, data_dir, overrides)
+            print(json.dumps(result["metrics"]), flush=True)
+            if overrides:
+                continue
+            tables.write_between(README, "results", as_markdown(add_result(RESULTS, result)))
+            if result["seconds"] > SECONDS_FOR_SEVERAL_SEEDS:
+                print(f"{quality.config}: one seed, since a run takes {result['seconds']:.0f} s")
+                break
+
+
+if __name__ == "__main__":
+    main()

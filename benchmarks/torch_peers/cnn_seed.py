@@ -1,0 +1,186 @@
+"""The seed's training script in PyTorch, on the images that this package ships.
+
+    python -m benchmarks.torch_peers.cnn_seed                       the whole script
+    python -m benchmarks.torch_peers.cnn_seed losses|time FOLDER    its step alone, as a benchmark
+
+The network, the transforms, the loaders, the optimizer and the loop are the seed's own choices.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.metrics import classification_report, confusion_matrix
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from benchmarks.torch_peers import torchvision_transforms
+from zoo.data import open_source
+
+BATCH_SIZE = 64
+EPOCHS = 5
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 1e-4  # added to the gradient
+IMAGE_SIZE = 48
+MEAN = (0.1307,) * 3
+STD = (0.3081,) * 3
+
+
+class SeedNet(nn.Module):
+    """The seed's network: 48x48 images with three channels to logits."""
+
+    def __init__(self, num_classes: int = 32, dropout_rate: float = 0.5) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
+        self.conv3 = nn.Conv2d(64, 128, kernel_size=3, padding=1)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.fc1 = nn.Linear(128 * 12 * 12, 512)
+        self.fc2 = nn.Linear(512, num_classes)
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns logits [batch, classes] for images [batch, channels, height, width]."""
+        x = F.relu(self.conv1(x))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = self.pool(F.relu(self.conv3(x)))
+        x = self.dropout(torch.flatten(x, 1))
+        x = self.dropout(F.relu(self.fc1(x)))
+        return self.fc2(x)
+
+
+class Digits(Dataset):
+    """Images of one split as PIL images, transformed one by one when asked for."""
+
+    def __init__(self, split: str, *, augment: bool) -> None:
+        source = open_source("mnist_subset", split)
+        examples = [source[index] for index in range(len(source))]
+        self.images = [example["image"][..., 0] for example in examples]
+        self.labels = [int(example["label"]) for example in examples]
+        transforms = torchvision_transforms()
+        augmentation = [
+            transforms.RandomRotation(10),
+            transforms.ColorJitter(brightness=0.2, contrast=0.2),
+        ]
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)),
+                transforms.Grayscale(num_output_channels=3),
+                *(augmentation if augment else []),
+                transforms.ToTensor(),
+                transforms.Normalize(mean=MEAN, std=STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Returns the seed's optimizer."""
+    return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, int]:
+    """Makes one update; returns the mean loss and the number of correct predictions before it."""
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item(), int((logits.argmax(dim=1) == labels).sum().item())
+
+
+def run_script() -> None:
+    """Trains for five epochs, then prints loss, accuracy, report and confusion matrix."""
+    train_set, test_set = Digits("train", augment=True), Digits("test", augment=False)
+    train_loader = DataLoader(train_set, batch_size=BATCH_SIZE, shuffle=True)
+    test_loader = DataLoader(test_set, batch_size=256, shuffle=False)
+    model = SeedNet(num_classes=10)
+    optimizer = make_optimizer(model)
+    for epoch in range(1, EPOCHS + 1):
+        model.train()
+        loss_sum, correct, total = 0.0, 0, 0
+        for images, labels in tqdm(train_loader, desc=f"Epoch {epoch}", leave=False):
+            loss, hits = train_step(model, optimizer, images, labels)
+            loss_sum += loss * len(labels)
+            correct += hits
+            total += len(labels)
+        accuracy = 100 * correct / total
+        print(f"[Epoch {epoch}] loss = {loss_sum / total:.4f} | accuracy = {accuracy:.2f}%")
+
+    model.eval()
+    with torch.no_grad():
+        logits = torch.cat([model(images) for images, _ in test_loader])
+    labels = torch.tensor(test_set.labels)
+    predictions = logits.argmax(dim=1)
+    print(f"Test loss: {F.cross_entropy(logits, labels).item():.4f}")
+    print(f"Test accuracy: {100 * (predictions == labels).float().mean().item():.2f}%")
+    print(classification_report(labels, predictions, zero_division=0))
+    print(confusion_matrix(labels, predictions))
+
+
+def losses(folder: Path) -> list[float]:
+    """Returns the loss of each prepared batch, one update each, without dropout."""
+    model, batches = _prepared(folder, dropout_rate=0.0)
+    optimizer = make_optimizer(model)
+    return [train_step(model, optimizer, *batch)[0] for batch in batches]
+
+
+def milliseconds(folder: Path, steps: int) -> list[float]:
+    """Returns the time of each of ``steps`` steps on prepared batches, after three to warm up."""
+    model, batches = _prepared(folder, dropout_rate=0.5)
+    optimizer = make_optimizer(model)
+    times = []
+    for index in range(3 + steps):
+        start = time.perf_counter()
+        train_step(model, optimizer, *batches[index % len(batches)])
+        times.append(1e3 * (time.perf_counter() - start))
+    return times[3:]
+
+
+def _prepared(
+    folder: Path, *, dropout_rate: float
+) -> tuple[SeedNet, list[tuple[torch.Tensor, torch.Tensor]]]:
+    model = SeedNet(num_classes=10, dropout_rate=dropout_rate)
+    with np.load(folder / "weights.npz") as weights:
+        model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
+    with np.load(folder / "batches.npz") as arrays:
+        # Channels first, and in memory so: what the seed's loader gives.
+        images = torch.from_numpy(np.ascontiguousarray(arrays["image"].transpose(0, 1, 4, 2, 3)))
+        labels = torch.from_numpy(arrays["label"].astype(np.int64))
+    return model.train(), list(zip(images, labels, strict=True))
+
+
+def main() -> None:
+    """Runs the whole script, or one measurement whose result is printed as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="?", choices=("script", "losses", "time"), default="script")
+    parser.add_argument("folder", nargs="?", type=Path, help="what benchmarks.cnn_step prepared")
+    parser.add_argument("--threads", type=int, default=None, help="default: PyTorch's own choice")
+    parser.add_argument("--steps", type=int, default=10, help="steps to time")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    if options.what == "script":
+        run_script()
+    elif options.what == "losses":
+        print(json.dumps(losses(options.folder)))
+    else:
+        print(json.dumps({"ms": milliseconds(options.folder, options.steps)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+import json
+
+import peers
+import pytest
+
+from benchmarks import __main__ as side_by_side
+from benchmarks import machine, quality, tables
+
+
+def test_arithmetic_of_the_step_is_what_pytorch_counts():
+    torch = peers.torch()
+    from torch.utils.flop_counter import FlopCounterMode
+
+    peers.torchvision()
+    from benchmarks.torch_peers.cnn_seed import SeedNet
+
+    model, images = SeedNet(num_classes=10), torch.zeros(2, 3, 48, 48)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(images).sum().backward()
+    assert counter.get_total_flops() == pytest.approx(1e9 * side_by_side.cnn_gflop(2), rel=1e-12)
+
+
+def test_losses_that_differ_end_the_benchmark():
+    side_by_side.check_losses([2.3, 1.0], [2.3001, 1.0])
+    for ours in ([2.3, 1.01], [2.3, float("nan")], [float("nan"), 1.0]):
+        with pytest.raises(SystemExit, match="do not compute the same"):
+            side_by_side.check_losses(ours, [2.3, 1.0])
+
+
+def test_row_takes_the_median_of_the_ratios(capsys):
+    row = side_by_side.make_row(
+        "work", "peer", [100, 130, 90], [100, 100, 100], goal=0.75, limit_ms=25
+    )
+    assert (row["ours_ms"], row["peer_ms"], row["ratio"], row["rounds"]) == (100, 100, 1.0, 3)
+    assert row["spread"] == pytest.approx(0.4)
+    assert row["share_of_limit"] == 0.25
+    assert row["disturbed"]
+    assert "disturbed" in capsys.readouterr().out
+
+
+def test_results_keep_other_work_of_the_same_versions_only(tmp_path, monkeypatch):
+    path = tmp_path / "machine.json"
+
+    def add(*works):
+        rows = [side_by_side.make_row(work, "peer", [1], [2], 0.75, None) for work in works]
+        side_by_side.add_results(path, rows)
+        return [row["work"] for row in json.loads(path.read_text())["rows"]]
+
+    assert add("a", "b") == ["a", "b"]
+    assert add("b") == ["b", "a"]
+    monkeypatch.setattr(machine, "versions", lambda: {"jax": "another", "torch": "another"})
+    assert add("c") == ["c"]
+    table = side_by_side.as_markdown(json.loads(path.read_text()))
+    assert "| c | 1 ms | 2 ms (peer) | 0.50 |" in table
+
+
+def test_quality_replaces_a_seed_and_averages_over_seeds(tmp_path):
+    path = tmp_path / "docs" / "results.json"
+
+    def add(seed, accuracy):
+        result = {
+            "config": "cnn",
+            "seed": seed,
+            "metrics": {"mnist_subset": {"accuracy": accuracy}},
+            "steps": 395,
+            "seconds": 100,
+            "machine": machine.describe(),
+        }
+        return quality.add_result(path, result)
+
+    add(1, 0.5)
+    add(0, 0.97)
+    results = add(1, 0.98)
+    assert [one["seed"] for one in results] == [0, 1]
+    table = quality.as_markdown(results)
+    assert "| accuracy | 0.9750 | 0.9700, 0.9800 | 395 | 100 s |" in table
+    assert "`mnist`" not in table  # not evaluated there, so not claimed
+
+
+def test_a_table_replaces_only_what_stands_between_its_markers(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb <!-- y:begin -->\n")
+    tables.write_between(path, "x", tables.markdown(("h",), [("new",)]))
+    assert path.read_text() == (
+        "a\n<!-- x:begin -->\n| h |\n| --- |\n| new |\n<!-- x:end -->\nb <!-- y:begin -->\n"
+    )
+    with pytest.raises(ValueError, match="y:end"):
+        tables.write_between(path, "y", "")

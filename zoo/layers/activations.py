@@ -1,0 +1,51 @@
+"""Activation functions by name."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from zoo.errors import UserError, did_you_mean
+
+Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+def _identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return x
+
+
+def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "identity": _identity,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "softmax": jax.nn.softmax,
+    "tanh": jnp.tanh,
+}
+
+
+def activation(name: str) -> Activation:
+    """Returns an activation function, with the values and gradients of ``torch.nn.functional``.
+
+    All work element by element, but for ``softmax``, which works over the last axis and is meant
+    for outputs. ``gelu`` is the exact one, ``x * Phi(x)``, which PyTorch takes by default, and
+    ``gelu_tanh`` its approximation (Hendrycks and Gimpel, "Gaussian Error Linear Units", section
+    2). The gradient of ``relu`` at 0 is 0.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    if name not in ACTIVATIONS:
+        raise UserError(f"activation={name!r} is unknown.{did_you_mean(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]

@@ -1,0 +1,40 @@
+"""Initialisation of kernels and biases by name."""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax.nn import initializers
+from jaxtyping import Array, PRNGKeyArray
+
+from zoo.errors import UserError, did_you_mean
+
+Init = Callable[[PRNGKeyArray, tuple[int, ...]], Array]
+
+
+def kernel_and_bias(name: str, fan_in: int) -> tuple[Init, Init]:
+    """Returns the initialisers of a kernel ``[..., in, out]`` and of its bias ``[out]``.
+
+    Args:
+        name: ``pytorch``: both uniform between ±1/sqrt(fan_in), as ``torch.nn.Conv2d`` and
+            ``Linear`` begin (``kaiming_uniform_`` with ``a=sqrt(5)``). ``lecun_normal`` (linen's
+            own), ``he_normal``, ``xavier_uniform``: the kernel so, the bias zero.
+        fan_in: number of inputs to one output.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    bound = 1 / math.sqrt(fan_in)
+
+    def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+    table: dict[str, tuple[Init, Init]] = {
+        "pytorch": (uniform, uniform),
+        "lecun_normal": (initializers.lecun_normal(), initializers.zeros),
+        "he_normal": (initializers.he_normal(), initializers.zeros),
+        "xavier_uniform": (initializers.xavier_uniform(), initializers.zeros),
+    }
+    if name not in table:
+        raise UserError(f"the initialization {name!r} is unknown.{did_you_mean(name, table)}")
+    return table[name]

@@ -1,0 +1,74 @@
+"""Losses, one value for each example or element; whoever calls them decides how to add up."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def cross_entropy(
+    logits: Float[Array, "*batch classes"],
+    labels: Int[Array, "*batch"] | Float[Array, "*batch classes"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "*batch"]:
+    """Cross-entropy between the softmax of logits and labels.
+
+    Matches ``torch.nn.functional.cross_entropy(reduction="none")``.
+
+    Args:
+        logits: any real numbers.
+        labels: classes, or probabilities over the classes.
+        label_smoothing: weight in [0, 1) of the uniform distribution in the target (Szegedy et
+            al. 2016, section 7).
+
+    Raises:
+        ValueError: the shapes do not fit, or the smoothing is out of range.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
+    log_probabilities = jax.nn.log_softmax(logits)
+    if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
+        picked = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
+    elif labels.shape == logits.shape:
+        picked = (labels * log_probabilities).sum(axis=-1)
+    else:
+        raise ValueError(
+            f"labels {labels.dtype}{labels.shape} must be integers {logits.shape[:-1]} or "
+            f"probabilities {logits.shape}"
+        )
+    if not label_smoothing:
+        return -picked
+    return -(1 - label_smoothing) * picked - label_smoothing * log_probabilities.mean(axis=-1)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "*shape"], targets: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Cross-entropy between the sigmoid of logits and targets in [0, 1].
+
+    Matches ``torch.nn.functional.binary_cross_entropy_with_logits(reduction="none")``.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_same_shape(logits, targets)
+    return -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
+
+
+def mean_squared_error(
+    predictions: Float[Array, "*shape"], targets: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Squared difference of each element; the mean is the caller's.
+
+    Matches ``torch.nn.functional.mse_loss(reduction="none")``.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_same_shape(predictions, targets)
+    return jnp.square(predictions - targets)
+
+
+def _check_same_shape(a: Array, b: Array) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"the shapes {a.shape} and {b.shape} must be equal")

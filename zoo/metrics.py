@@ -1,0 +1,49 @@
+"""Metrics: what is added up on the device, and scores of whole splits on the host."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def correct(
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """Returns 1 where the largest logit is that of the label, else 0."""
+    return (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
+
+
+def classification_scores(
+    labels: Int[np.ndarray, " examples"],
+    predictions: Int[np.ndarray, " examples"],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Returns scikit-learn's classification report and confusion matrix.
+
+    Args:
+        labels: true classes.
+        predictions: predicted classes.
+        class_names: a name for each class; a class that does not occur is listed too.
+
+    Returns:
+        ``text``: the report for people; ``classification_report``: the same as a dictionary;
+        ``confusion_matrix``: counts, rows are the true classes, columns the predicted ones.
+    """
+    # Seconds to import: only where it is used.
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    classes = list(range(len(class_names)))
+    options: dict[str, Any] = {
+        "labels": classes,
+        "target_names": list(class_names),
+        "zero_division": 0,
+    }
+    return {
+        "text": classification_report(labels, predictions, **options),
+        "classification_report": classification_report(
+            labels, predictions, output_dict=True, **options
+        ),
+        "confusion_matrix": confusion_matrix(labels, predictions, labels=classes).tolist(),
+    }

@@ -1,0 +1,61 @@
+"""Learning rate by step."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from zoo.errors import UserError, did_you_mean
+
+
+def make_schedule(
+    name: str,
+    learning_rate: float,
+    *,
+    total_steps: int,
+    warmup_steps: int = 0,
+    end_value: float = 0.0,
+    step_size: int | None = None,
+    gamma: float = 0.1,
+) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of updates made so far.
+
+    Args:
+        name: ``constant``; ``step``: times ``gamma`` every ``step_size`` steps
+            (``torch.optim.lr_scheduler.StepLR``); ``cosine``: half a cosine down to ``end_value``
+            (Loshchilov and Hutter 2017, equation 5; ``CosineAnnealingLR``); ``linear``: a straight
+            line down to it (``LinearLR``); ``warmup_cosine``: a straight line up from 0 over
+            ``warmup_steps``, then the cosine over the rest.
+        learning_rate: the largest rate, above 0.
+        total_steps: number of updates of the run, at least 1; the rate stays at ``end_value`` after.
+        warmup_steps: length of the warm-up; a run that is shorter ends within it.
+        end_value: the last rate of those that fall.
+        step_size: steps between two drops of ``step``.
+        gamma: factor of a drop.
+
+    Raises:
+        UserError: the name is unknown, or ``step`` lacks its ``step_size``.
+    """
+
+    def cosine(step: Float[Array, ""], steps: int) -> Float[Array, ""]:
+        share = jnp.clip(step / steps, 0, 1)
+        return end_value + (learning_rate - end_value) * 0.5 * (1 + jnp.cos(jnp.pi * share))
+
+    if name == "constant":
+        return optax.constant_schedule(learning_rate)
+    if name == "step":
+        if not step_size:
+            raise UserError("optimizer.schedule='step' needs optimizer.step_size, at least 1")
+        return lambda step: learning_rate * jnp.power(gamma, step // step_size)
+    if name == "cosine":
+        return lambda step: cosine(step, total_steps)
+    if name == "linear":
+        return optax.linear_schedule(learning_rate, end_value, total_steps)
+    if name == "warmup_cosine":
+        rest = max(total_steps - warmup_steps, 1)
+        return lambda step: jnp.where(
+            step < warmup_steps,
+            learning_rate * step / max(warmup_steps, 1),
+            cosine(step - warmup_steps, rest),
+        )
+    known = ("constant", "cosine", "linear", "step", "warmup_cosine")
+    raise UserError(f"optimizer.schedule={name!r} is unknown.{did_you_mean(name, known)}")
