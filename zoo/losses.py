@@ -17,7 +17,8 @@ def cross_entropy(
 
     Args:
         logits: any real numbers.
-        labels: classes, or probabilities over the classes.
+        labels: classes, or probabilities over the classes. A class that does not exist gives nan,
+            which stops a run: a row that does not count needs a valid label and the weight 0.
         label_smoothing: weight in [0, 1) of the uniform distribution in the target (Szegedy et
             al. 2016, section 7).
 
@@ -29,6 +30,8 @@ def cross_entropy(
     log_probabilities = jax.nn.log_softmax(logits)
     if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
         picked = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
+        # Too large an index gives nan, but a negative one would count from the end.
+        picked = jnp.where(labels >= 0, picked, jnp.nan)
     elif labels.shape == logits.shape:
         picked = (labels * log_probabilities).sum(axis=-1)
     else:

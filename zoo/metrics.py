@@ -18,14 +18,15 @@ def correct(
 def classification_scores(
     labels: Int[np.ndarray, " examples"],
     predictions: Int[np.ndarray, " examples"],
-    class_names: Sequence[str],
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns scikit-learn's classification report and confusion matrix.
 
     Args:
         labels: true classes.
         predictions: predicted classes.
-        class_names: a name for each class; a class that does not occur is listed too.
+        class_names: a name for each class; a class that does not occur is listed too. Classes
+            beyond them that occur, as a model with more outputs may predict, go by their number.
 
     Returns:
         ``text``: the report for people; ``classification_report``: the same as a dictionary;
@@ -34,10 +35,11 @@ def classification_scores(
     # Seconds to import: only where it is used.
     from sklearn.metrics import classification_report, confusion_matrix
 
-    classes = list(range(len(class_names)))
+    count = max(len(class_names), 1 + int(labels.max()), 1 + int(predictions.max()))
+    classes = list(range(count))
     options: dict[str, Any] = {
         "labels": classes,
-        "target_names": list(class_names),
+        "target_names": [*class_names, *map(str, classes[len(class_names) :])],
         "zero_division": 0,
     }
     return {

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from zoo.errors import UserError
 from zoo.layers.initializers import kernel_and_bias
 
 Pair = tuple[int, int]
@@ -45,16 +46,16 @@ class Conv(nn.Module):
         """Convolves.
 
         Raises:
-            ValueError: the input has no four axes, the groups do not divide the channels, or the
+            UserError: the input has no four axes, the groups do not divide the channels, or the
                 window does not fit into the padded image.
         """
         if x.ndim != 4:
-            raise ValueError(
+            raise UserError(
                 f"{_name(self)}: the input {x.shape} must be [batch, height, width, channels]"
             )
         channels = x.shape[-1]
         if channels % self.groups or self.features % self.groups:
-            raise ValueError(
+            raise UserError(
                 f"{_name(self)}: groups={self.groups} must divide {channels} input channels and "
                 f"features={self.features}"
             )
@@ -65,7 +66,7 @@ class Conv(nn.Module):
         )
         for size, k, p, d in zip(x.shape[1:3], kernel_size, padding, dilation, strict=True):
             if size + 2 * p < d * (k - 1) + 1:
-                raise ValueError(
+                raise UserError(
                     f"{_name(self)}: the image {x.shape[1:3]} with padding {padding} is smaller "
                     f"than the window: kernel_size {kernel_size}, dilation {dilation}"
                 )

@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from zoo.errors import UserError
 from zoo.layers.convolution import Pair, pair
 
 
@@ -21,18 +22,20 @@ def max_pool(
         x: images.
         window: height and width of the window.
         strides: steps of the window; None: the window's own size.
-        padding: values that never win, added on each side.
+        padding: values that never win, added on each side; fewer than the window has.
 
     Raises:
-        ValueError: the input has no four axes, or is smaller than the window.
+        UserError: the input has no four axes, or is smaller than the window, or the padding is not.
     """
     window, padding = pair(window), pair(padding)
     if x.ndim != 4 or any(
         size + 2 * p < w for size, p, w in zip(x.shape[1:3], padding, window, strict=True)
     ):
-        raise ValueError(
+        raise UserError(
             f"max_pool: the input {x.shape} must be [batch, height, width, channels] and, with "
             f"padding {padding}, not smaller than the window {window}"
         )
+    if padding[0] >= window[0] or padding[1] >= window[1]:
+        raise UserError(f"max_pool: padding {padding} must be smaller than the window {window}")
     strides = window if strides is None else pair(strides)
     return nn.max_pool(x, window, strides=strides, padding=[(p, p) for p in padding])

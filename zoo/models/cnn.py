@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from zoo.errors import UserError
 from zoo.layers import Conv, Linear, activation, max_pool
 
 
@@ -43,8 +44,11 @@ class CNN(nn.Module):
         """Returns the logits of a batch of images.
 
         Raises:
-            ValueError: the images have no four axes, or are too small for the two poolings.
+            UserError: the images have no four axes, or are too small for the two poolings, or an
+                attribute does not fit.
         """
+        if len(self.features) != 3:
+            raise UserError(f"CNN: features={self.features} must be three numbers")
         act = activation(self.activation)
         conv = [
             Conv(

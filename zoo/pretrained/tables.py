@@ -42,7 +42,7 @@ def cnn_table(image_size: int = 48, pool_size: int = 2) -> Table:
         pool_size: the model's.
     """
     side = image_size // pool_size // pool_size
-    layers = {name: CONV_OIHW for name in ("conv1", "conv2", "conv3")}
+    layers = dict.fromkeys(("conv1", "conv2", "conv3"), CONV_OIHW)
     layers |= {"fc1": flatten_chw(side, side), "fc2": LINEAR_TRANSPOSED}
     return [
         entry
@@ -62,10 +62,11 @@ def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarra
     """
     flat = _flatten(params)
     _check_names(flat, [entry.ours for entry in table], "the parameters")
-    return {
-        entry.reference: np.ascontiguousarray(entry.transform.to_reference(np.asarray(flat[entry.ours])))
-        for entry in table
-    }
+    arrays = {}
+    for entry in table:
+        array = entry.transform.to_reference(np.asarray(flat[entry.ours]))
+        arrays[entry.reference] = np.ascontiguousarray(array)
+    return arrays
 
 
 def from_reference(
@@ -81,21 +82,21 @@ def from_reference(
     Raises:
         UserError: arrays are missing, not in the table, or have another shape; all are listed.
     """
-    _check_names(arrays, [entry.reference for entry in table], "the weights")
     shapes = _flatten(like)
-    _check_names(shapes, [entry.ours for entry in table], "the model")
+    _check_names(shapes, [entry.ours for entry in table], "the model's parameters")
+    wrong = _wrong_names(arrays, [entry.reference for entry in table])
     made: dict[str, Any] = {}
-    wrong = []
     for entry in table:
+        if entry.reference not in arrays:
+            continue
         wanted = shapes[entry.ours].shape
         try:
             array = np.ascontiguousarray(entry.transform.to_ours(arrays[entry.reference]))
         except ValueError:
             array = None
         if array is None or array.shape != wanted:
-            wrong.append(
-                f"{entry.reference} {arrays[entry.reference].shape} does not give {entry.ours} {wanted}"
-            )
+            shape = arrays[entry.reference].shape
+            wrong.append(f"{entry.reference} {shape} does not give {entry.ours} {wanted}")
             continue
         *parents, name = entry.ours.split("/")
         branch = made
@@ -103,7 +104,7 @@ def from_reference(
             branch = branch.setdefault(parent, {})
         branch[name] = array
     if wrong:
-        raise UserError("weights of another shape than the model's:\n  " + "\n  ".join(wrong))
+        raise UserError("the weights do not fit the model:\n  " + "\n  ".join(wrong))
     return made
 
 
@@ -118,10 +119,11 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _check_names(found: Mapping[str, Any], wanted: Sequence[str], what: str) -> None:
-    missing = sorted(set(wanted) - set(found))
-    extra = sorted(set(found) - set(wanted))
-    if missing or extra:
-        raise UserError(
-            f"{what} do not fit the table: missing: {', '.join(missing) or 'none'}; "
-            f"not in the table: {', '.join(extra) or 'none'}"
-        )
+    if wrong := _wrong_names(found, wanted):
+        raise UserError(f"{what} do not fit the table:\n  " + "\n  ".join(wrong))
+
+
+def _wrong_names(found: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
+    missing = [f"{name} is missing" for name in wanted if name not in found]
+    extra = [f"{name} is not in the table" for name in found if name not in wanted]
+    return missing + extra

@@ -91,7 +91,9 @@ def _decays(exclude: str) -> Callable[[Any], Any] | None:
 
     def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: not pattern.search(jax.tree_util.keystr(path, simple=True, separator="/")),
+            lambda path, _: (
+                not pattern.search(jax.tree_util.keystr(path, simple=True, separator="/"))
+            ),
             params,
         )
 

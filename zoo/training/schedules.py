@@ -26,15 +26,32 @@ def make_schedule(
             line down to it (``LinearLR``); ``warmup_cosine``: a straight line up from 0 over
             ``warmup_steps``, then the cosine over the rest.
         learning_rate: the largest rate, above 0.
-        total_steps: number of updates of the run, at least 1; the rate stays at ``end_value`` after.
-        warmup_steps: length of the warm-up; a run that is shorter ends within it.
-        end_value: the last rate of those that fall.
-        step_size: steps between two drops of ``step``.
-        gamma: factor of a drop.
+        total_steps: number of updates of the run, at least 1; after them the rate stays at
+            ``end_value``.
+        warmup_steps: length of the warm-up, at least 0; a run that is shorter ends within it.
+        end_value: the last rate of those that fall, between 0 and ``learning_rate``.
+        step_size: steps between two drops of ``step``, at least 1.
+        gamma: factor of a drop, above 0.
 
     Raises:
-        UserError: the name is unknown, or ``step`` lacks its ``step_size``.
+        UserError: the name is unknown, ``step`` lacks its ``step_size``, or a number is out of
+            range.
     """
+    for field, value, fits, rule in (
+        ("learning_rate", learning_rate, learning_rate > 0, "above 0"),
+        ("warmup_steps", warmup_steps, warmup_steps >= 0, "at least 0"),
+        (
+            "end_value",
+            end_value,
+            0 <= end_value <= learning_rate,
+            f"between 0 and optimizer.learning_rate={learning_rate}",
+        ),
+        ("gamma", gamma, gamma > 0, "above 0"),
+    ):
+        if not fits:
+            raise UserError(f"optimizer.{field}={value} must be {rule}")
+    if total_steps < 1:
+        raise UserError(f"total_steps={total_steps} must be at least 1")
 
     def cosine(step: Float[Array, ""], steps: int) -> Float[Array, ""]:
         share = jnp.clip(step / steps, 0, 1)
@@ -43,8 +60,10 @@ def make_schedule(
     if name == "constant":
         return optax.constant_schedule(learning_rate)
     if name == "step":
-        if not step_size:
-            raise UserError("optimizer.schedule='step' needs optimizer.step_size, at least 1")
+        if step_size is None or step_size < 1:
+            raise UserError(
+                f"optimizer.schedule='step' needs optimizer.step_size, at least 1, not {step_size}"
+            )
         return lambda step: learning_rate * jnp.power(gamma, step // step_size)
     if name == "cosine":
         return lambda step: cosine(step, total_steps)

@@ -1,0 +1,153 @@
+"""Batches: the global batch k is a function of (seed, k), whoever asks for it and whenever."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from zoo.data.sources import DataError, Source
+from zoo.data.transforms import Transform
+
+Batch = dict[str, np.ndarray]
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Number of batches that cover all examples, the last one perhaps partial."""
+    return math.ceil(examples / batch_size)
+
+
+def train_batches(
+    source: Source,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    stop: int,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    prefetch: int = 4,
+) -> Any:
+    """Returns the batches ``start`` to ``stop - 1`` of an endless stream of shuffled epochs.
+
+    Every epoch has every example once, in an order of its own. Its last batch is filled up with
+    zeros; ``mask`` is 1 for a row that counts. Each example is transformed with a generator of its
+    own, seeded by ``seed`` and its number in the stream.
+
+    Args:
+        source: the examples.
+        transform: of one example.
+        batch_size: rows of the *global* batch.
+        seed: of order and transforms, between 0 and 2**32 - 1.
+        stop: number of the batch after the last.
+        start: number of the first batch.
+        process_index: which part of the rows to make; only these are decoded.
+        process_count: number of parts; divides the batch size.
+        workers: processes that make batches; 0: two threads of this one. They are spawned, never
+            forked: a fork of a process with JAX's threads may deadlock.
+        prefetch: batches made ahead, at least 1.
+
+    Returns:
+        An iterator with ``close()``, which ends threads and processes.
+
+    Raises:
+        DataError: a size is out of range.
+    """
+    import grain
+
+    rows = _rows(batch_size, process_index, process_count)
+    _check(source, seed)
+    # Index i is example i % N of epoch i // N: shuffled anew, with another generator.
+    stream = (
+        grain.MapDataset.source(source).seed(seed).shuffle().random_map(transform)
+    )
+    batches = grain.MapDataset.range(start, stop).map(
+        lambda k: _batch_of_epoch(stream, k, len(source), batch_size, rows)
+    )
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+    dataset = batches.to_iter_dataset(options)
+    if workers:
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        )
+    return iter(dataset)
+
+
+def eval_batches(
+    source: Source,
+    transform: Transform,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: int = 4,
+) -> Any:
+    """Returns the batches of one pass in order, the last one filled up as in training.
+
+    Args:
+        source: the examples.
+        transform: of one example; gets a generator that it should not need.
+        batch_size: rows of the *global* batch.
+        process_index: which part of the rows to make.
+        process_count: number of parts; divides the batch size.
+        prefetch: batches made ahead, at least 1.
+
+    Returns:
+        An iterator with ``close()``.
+
+    Raises:
+        DataError: a size is out of range.
+    """
+    import grain
+
+    rows = _rows(batch_size, process_index, process_count)
+    _check(source, 0)
+    stream = grain.MapDataset.source(source).seed(0).random_map(transform)
+    count = steps_per_epoch(len(source), batch_size)
+    batches = grain.MapDataset.range(count).map(
+        lambda k: _batch_of_epoch(stream, k, len(source), batch_size, rows)
+    )
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+    return iter(batches.to_iter_dataset(options))
+
+
+def _batch_of_epoch(
+    stream: Sequence[Any], k: int, examples: int, batch_size: int, rows: range
+) -> Batch:
+    """This process's rows of the global batch k."""
+    epoch, batch = divmod(k, steps_per_epoch(examples, batch_size))
+    in_epoch = [batch * batch_size + row for row in rows]
+    made = [stream[epoch * examples + i] for i in in_epoch if i < examples]
+    # A process whose rows are all padding still needs their shapes.
+    like = made[0] if made else stream[epoch * examples]
+    padded = {
+        name: np.zeros((len(rows), *np.shape(value)), np.asarray(value).dtype)
+        for name, value in like.items()
+    }
+    for row, example in enumerate(made):
+        for name, value in example.items():
+            padded[name][row] = value
+    return padded | {"mask": (np.arange(len(rows)) < len(made)).astype(np.float32)}
+
+
+def _rows(batch_size: int, process_index: int, process_count: int) -> range:
+    if batch_size < 1:
+        raise DataError(f"batch_size={batch_size} must be at least 1")
+    if not 0 <= process_index < process_count:
+        raise DataError(
+            f"process_index={process_index} must be at least 0 and below "
+            f"process_count={process_count}"
+        )
+    if batch_size % process_count:
+        raise DataError(f"batch_size={batch_size} must be a multiple of the {process_count} processes")
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def _check(source: Source, seed: int) -> None:
+    if not len(source):
+        raise DataError("the source has no examples")
+    if not 0 <= seed < 2**32:
+        raise DataError(f"seed={seed} must be between 0 and 2**32 - 1")

@@ -1,0 +1,225 @@
+"""Where examples come from: sets that the package ships, and prepared TFDS folders."""
+
+import dataclasses
+import importlib.resources
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from zoo.errors import UserError, did_you_mean
+
+Example = dict[str, Any]
+
+_EMBEDDED = ("mnist_subset",)
+_TFDS = ("cifar10", "mnist")
+
+
+class DataError(UserError):
+    """Data that are not there, or not what the config says."""
+
+
+class Source(Protocol):
+    """Random access to examples ``{"image": UInt8[height, width, channels], "label": int}``."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at an index below the length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        name: its name.
+        sizes: number of examples by split.
+        class_names: by label.
+        image_shape: height, width and channels.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+def dataset_names() -> list[str]:
+    """Returns the names that ``describe`` and ``open_source`` know."""
+    return sorted((*_EMBEDDED, *_TFDS))
+
+
+def describe(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    path: str | None = None,
+    validation_fraction: float = 0.0,
+) -> DataInfo:
+    """Describes a data set; a missing one is found out at once and without a network.
+
+    Args:
+        name: ``mnist_subset`` comes with the package; ``mnist`` and ``cifar10`` are read from a
+            prepared TFDS folder.
+        data_dir: the TFDS folder; None: TFDS's own default.
+        path: for data of one's own; no set of these names takes one.
+        validation_fraction: share of a TFDS set's train split that becomes ``validation``.
+
+    Raises:
+        DataError: the name is unknown, or the data are not there.
+    """
+    _check(name, path, validation_fraction)
+    if name in _EMBEDDED:
+        arrays = _embedded(name)
+        sizes = {split: len(arrays[f"{split}_label"]) for split in ("train", "validation", "test")}
+        classes = tuple(str(c) for c in np.unique(arrays["train_label"]))
+        return DataInfo(name, sizes, classes, arrays["train_image"].shape[1:])
+    info = _tfds_builder(name, data_dir).info
+    sizes = {split: info.splits[split].num_examples for split in ("train", "test")}
+    held_out = len(_held_out(sizes["train"], validation_fraction))
+    if held_out:
+        sizes = {"train": sizes["train"] - held_out, "validation": held_out, "test": sizes["test"]}
+    return DataInfo(
+        name, sizes, tuple(info.features["label"].names), tuple(info.features["image"].shape)
+    )
+
+
+def open_source(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    path: str | None = None,
+    validation_fraction: float = 0.0,
+) -> Source:
+    """Opens a split of a data set; examples are decoded when they are asked for.
+
+    The validation split of a TFDS set is drawn from its train split, the same at every call and
+    not stratified: that would mean reading every label first. ``train`` is then the rest.
+
+    Args:
+        name: see ``describe``.
+        split: ``train``, ``validation`` or ``test``.
+        data_dir: see ``describe``.
+        path: see ``describe``.
+        validation_fraction: see ``describe``.
+
+    Raises:
+        DataError: as ``describe``, or the set has no such split.
+    """
+    info = describe(
+        name, data_dir=data_dir, path=path, validation_fraction=validation_fraction
+    )
+    if split not in info.sizes:
+        hint = " (data.validation_fraction makes one)" if split == "validation" else ""
+        raise DataError(f"data.name={name!r} has no split {split!r}{hint}; {_splits(info)}")
+    if name in _EMBEDDED:
+        arrays = _embedded(name)
+        return ArraySource(arrays[f"{split}_image"], arrays[f"{split}_label"])
+    try:
+        source = _tfds_builder(name, data_dir).as_data_source(
+            "test" if split == "test" else "train"
+        )
+    except NotImplementedError as error:
+        raise DataError(
+            f"data.name={name!r} is prepared in a format without random access ({error}): "
+            f"prepare it again with `zoo prepare {name}`, in another --data_dir"
+        ) from error
+    if split == "test":
+        return source
+    held_out = _held_out(len(source), validation_fraction)
+    if split == "validation":
+        return Rows(source, held_out)
+    return Rows(source, np.setdiff1d(np.arange(len(source)), held_out)) if len(held_out) else source
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """Examples that lie in memory."""
+
+    images: UInt8[np.ndarray, "examples height width channels"]
+    labels: UInt8[np.ndarray, " examples"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self.images[index], "label": int(self.labels[index])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some examples of another source."""
+
+    source: Source
+    indices: Int[np.ndarray, " rows"]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.indices[index])]
+
+
+def _check(name: str, path: str | None, validation_fraction: float) -> None:
+    if name not in dataset_names():
+        raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, dataset_names())}")
+    if path:
+        raise DataError(f"data.path={path!r} has no meaning for data.name={name!r}: leave it empty")
+    if not 0 <= validation_fraction < 1:
+        raise DataError(
+            f"data.validation_fraction={validation_fraction} must be at least 0 and below 1"
+        )
+    if validation_fraction and name in _EMBEDDED:
+        raise DataError(
+            f"data.validation_fraction={validation_fraction}: {name!r} has a validation split of "
+            "its own; leave the field at 0"
+        )
+
+
+def _splits(info: DataInfo) -> str:
+    return "its splits are " + ", ".join(f"{s} ({n:,})" for s, n in info.sizes.items())
+
+
+def _embedded(name: str) -> Mapping[str, np.ndarray]:
+    file = importlib.resources.files("zoo.data") / "embedded" / f"{name}.npz"
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _held_out(examples: int, fraction: float) -> Int[np.ndarray, " rows"]:
+    chosen = np.random.default_rng(0).permutation(examples)[: round(examples * fraction)]
+    return np.sort(chosen)
+
+
+def _tfds_builder(name: str, data_dir: str | None) -> Any:
+    # Looked for before TFDS is asked: it would try to download, and needs TensorFlow to say why not.
+    folder = Path(data_dir or _default_data_dir()).expanduser()
+    if not _prepared(folder / name):
+        raise DataError(
+            f"data.name={name!r} is not in {folder}: give the TFDS folder that has it with "
+            f"--config.data.data_dir=DIR, or make one with `pip install 'jax-model-zoo[prepare]'` "
+            f"and `zoo prepare {name} --data_dir=DIR`"
+        )
+    import tensorflow_datasets as tfds
+
+    return tfds.builder(name, data_dir=str(folder))
+
+
+def _prepared(folder: Path) -> bool:
+    return any(folder.glob("**/dataset_info.json"))
+
+
+def _default_data_dir() -> str:
+    return os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
