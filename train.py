@@ -32,11 +32,12 @@ def main() -> None:
     app.define_help_flags()
     others, overrides = commands.split_overrides(sys.argv)
     commands.refuse_arguments(flags.FLAGS(others))
-    config = check(commands.override(commands.load_config(CONFIG.value), overrides))
+    given = CONFIG.value or ""
+    config = check(commands.override(commands.load_config(given), overrides))
     zoo.run(
         config,
         WORKDIR.value,
-        name=commands.run_name(CONFIG.value),
+        name=commands.run_name(given),
         restart=RESTART.value,
         extend=EXTEND.value,
     )

@@ -10,6 +10,7 @@ comes from. The same seed gives the same bytes.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -46,7 +47,7 @@ def stratified(
     return drawn
 
 
-def make_subset(data_dir: str) -> dict[str, np.ndarray]:
+def make_subset(data_dir: str) -> dict[str, Any]:
     """Returns images, labels and original indices of the three splits.
 
     Args:
@@ -60,7 +61,7 @@ def make_subset(data_dir: str) -> dict[str, np.ndarray]:
         "validation": (train, for_validation),
         "test": (test, for_test),
     }
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, ((images, labels), index) in chosen.items():
         arrays[f"{split}_image"] = images[index]
         arrays[f"{split}_label"] = labels[index]

@@ -147,7 +147,9 @@ def test_killed_ten_times_and_still_the_same_bits(tmp_path, whole, seed):
         output = finish(workdir)
         assert_same(results(workdir), whole)
         assert "Test accuracy" in output or "has finished" in output
-    print(f"\nseed {seed}: {kills} kills, {inside} of them inside a save, {runs} runs, all identical")
+    print(
+        f"\nseed {seed}: {kills} kills, {inside} of them inside a save, {runs} runs, all identical"
+    )
     assert inside >= 3
 
 

@@ -44,7 +44,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, overrides
 
 
-def load_config(given: str | None) -> ConfigDict:
+def load_config(given: str) -> ConfigDict:
     """Loads a config file given as ``path`` or ``path:variant``.
 
     Raises:

@@ -137,7 +137,12 @@ def test_records_come_at_their_intervals(whole):
     assert steps["train"] == [3, 6, 9, 12, 15, 18, 21]
     assert steps["validation"] == [7, 14, 21, 23]
     assert steps["train_epoch"] == [5, 10, 15, 20]
-    assert [record["epoch"] for record in records if record["split"] == "train_epoch"] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in records if record["split"] == "train_epoch"] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert training.state.model_state["seen"] == 4 * EXAMPLES + 3 * ROWS
 
 

@@ -79,7 +79,9 @@ def test_randomness_depends_on_key_and_step_only():
     for _ in range(3):
         state, metrics = step(state, batch)
         losses.append(float(metrics["gradient_norm"][0]))
-    draws = [abs(float(jax.random.normal(jax.random.fold_in(jax.random.key(7), k)))) for k in (0, 1, 2)]
+    draws = [
+        abs(float(jax.random.normal(jax.random.fold_in(jax.random.key(7), k)))) for k in (0, 1, 2)
+    ]
     np.testing.assert_allclose(losses, np.array(draws) * np.sqrt(3), rtol=1e-5)
 
 
@@ -161,7 +163,11 @@ def test_precision_reaches_forward_and_backward_products(precision, expected):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"accumulate": 0}, "accumulate"), ({"ema": 1.0}, "ema"), ({"precision": "fp16"}, "precision")],
+    [
+        ({"accumulate": 0}, "accumulate"),
+        ({"ema": 1.0}, "ema"),
+        ({"precision": "fp16"}, "precision"),
+    ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from zoo.data.sources import DataError, Source
 from zoo.data.transforms import Transform
@@ -60,15 +61,16 @@ def train_batches(
     rows = _rows(batch_size, process_index, process_count)
     _check(source, seed)
     # Index i is example i % N of epoch i // N: shuffled anew, with another generator.
-    stream = (
-        grain.MapDataset.source(source).seed(seed).shuffle().random_map(transform)
-    )
+    stream = grain.MapDataset.source(source).seed(seed).shuffle().random_map(transform)
     batches = grain.MapDataset.range(start, stop).map(
         lambda k: _batch_of_epoch(stream, k, len(source), batch_size, rows)
     )
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
     dataset = batches.to_iter_dataset(options)
     if workers:
+        # grain's workers read its own absl flags, which a library's caller has not parsed.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
         )
@@ -141,7 +143,9 @@ def _rows(batch_size: int, process_index: int, process_count: int) -> range:
             f"process_count={process_count}"
         )
     if batch_size % process_count:
-        raise DataError(f"batch_size={batch_size} must be a multiple of the {process_count} processes")
+        raise DataError(
+            f"batch_size={batch_size} must be a multiple of the {process_count} processes"
+        )
     share = batch_size // process_count
     return range(process_index * share, (process_index + 1) * share)
 

@@ -118,9 +118,7 @@ def open_source(
     Raises:
         DataError: as ``describe``, or the set has no such split.
     """
-    info = describe(
-        name, data_dir=data_dir, path=path, validation_fraction=validation_fraction
-    )
+    info = describe(name, data_dir=data_dir, path=path, validation_fraction=validation_fraction)
     if split not in info.sizes:
         hint = " (data.validation_fraction makes one)" if split == "validation" else ""
         raise DataError(f"data.name={name!r} has no split {split!r}{hint}; {_splits(info)}")
@@ -204,7 +202,7 @@ def _held_out(examples: int, fraction: float) -> Int[np.ndarray, " rows"]:
 
 
 def _tfds_builder(name: str, data_dir: str | None) -> Any:
-    # Looked for before TFDS is asked: it would try to download, and needs TensorFlow to say why not.
+    # Before TFDS is asked: it would try to download, and needs TensorFlow to say why not.
     folder = Path(data_dir or _default_data_dir()).expanduser()
     if not _prepared(folder / name):
         raise DataError(

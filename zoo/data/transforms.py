@@ -46,15 +46,17 @@ def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
 def normalize(
     image: Image.Image, mean: float, std: float
 ) -> Float32[np.ndarray, "height width channels"]:
-    """Scales to [0, 1], subtracts the mean, divides by the deviation: ``ToTensor``, ``Normalize``."""
+    """Scales to [0, 1], subtracts the mean, divides by ``std``: ``ToTensor``, ``Normalize``."""
     unit = np.asarray(image, np.float32) / np.float32(255)
     return (unit - np.float32(mean)) / np.float32(std)
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedTransform:
-    """The seed's transforms: 48x48, gray in three channels, normalised; in training also a small
-    rotation and changes of brightness and contrast in random order.
+    """The seed's transforms.
+
+    Resized, gray in three channels, normalised; in training also a small rotation, and changes of
+    brightness and contrast in random order.
 
     Attributes:
         train: whether to augment.
@@ -103,7 +105,7 @@ class SeedTransform:
                 image = adjust(image, factor)
         return {
             "image": normalize(image, self.mean, self.std),
-            "label": np.int32(example["label"]),
+            "label": np.asarray(example["label"], np.int32),
         }
 
 

@@ -16,7 +16,7 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]], metrics: Sequence
         metrics: names of the metrics, one panel each.
     """
     figure, axes = _figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "train": {"alpha": 0.5},
         "train_epoch": {"marker": "o"},
         "validation": {"marker": "s"},

@@ -1,0 +1,1 @@
+"""What is trained: a model joined with its loss and metrics."""

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from zoo import losses, metrics
+from zoo.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+from zoo.metrics import classification_scores, correct
 
 Batch = dict[str, Array]
 
@@ -74,10 +75,10 @@ class Classification:
     ) -> dict[str, Any]:
         """Returns the per-class report and the confusion matrix of a whole split."""
         predictions = outputs["probability"].argmax(axis=-1)
-        return metrics.classification_scores(references["label"], predictions, self.class_names)
+        return classification_scores(references["label"], predictions, self.class_names)
 
     def _logits(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
-        logits = self.model.apply({"params": params, **model_state}, batch["image"])
+        logits: Any = self.model.apply({"params": params, **model_state}, batch["image"])
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def _sums(
@@ -89,19 +90,19 @@ class Classification:
         weight = mask.sum()
         return {
             "loss": ((self._per_example(logits, label) * mask).sum(), weight),
-            "accuracy": ((metrics.correct(logits, label) * mask).sum(), weight),
+            "accuracy": ((correct(logits, label) * mask).sum(), weight),
         }
 
     def _per_example(
         self, logits: Float[Array, "batch classes"], label: Int[Array, " batch"]
     ) -> Float[Array, " batch"]:
         if self.loss_name == "cross_entropy":
-            return losses.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+            return cross_entropy(logits, label, label_smoothing=self.label_smoothing)
         targets = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
         if self.loss_name == "binary_cross_entropy":
-            return losses.binary_cross_entropy(logits, targets).sum(axis=-1)
+            return binary_cross_entropy(logits, targets).sum(axis=-1)
         if self.loss_name == "mean_squared_error":
-            return losses.mean_squared_error(logits, targets).mean(axis=-1)
+            return mean_squared_error(logits, targets).mean(axis=-1)
         raise ValueError(
             f"loss_name={self.loss_name!r} must be cross_entropy, binary_cross_entropy or "
             "mean_squared_error"

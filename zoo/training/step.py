@@ -38,8 +38,8 @@ def make_train_step(
     Nothing here knows the number of devices.
 
     Args:
-        loss_fn: ``(params, model_state, batch, key) -> (loss_sum, (weight, model_state, metrics))``,
-            metrics as ``{name: (sum, weight)}``.
+        loss_fn: takes ``params, model_state, batch, key``; returns
+            ``(loss_sum, (weight, model_state, metrics))``, metrics being ``{name: (sum, weight)}``.
         optimizer: one optax transformation, the learning rate included.
         accumulate: number of equal parts in which the batch is computed, one after the other, to
             save memory. Divides the batch size.

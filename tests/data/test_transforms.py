@@ -1,0 +1,111 @@
+"""Transforms, bit for bit as torchvision has them on PIL images."""
+
+import numpy as np
+import peers
+import pytest
+from PIL import Image
+
+from zoo.data import transforms
+from zoo.errors import UserError
+
+
+def image(seed, mode):
+    generator = np.random.default_rng(seed)
+    side = int(generator.integers(9, 70))
+    shape = (side, side + seed % 5) if mode == "L" else (side, side + seed % 5, 3)
+    return Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
+
+
+def reference(pil, functional, size, angle, changes):
+    """The seed's transforms in the seed's order, with given numbers."""
+    pil = functional.rgb_to_grayscale(functional.resize(pil, [size, size]), num_output_channels=3)
+    if angle is not None:
+        pil = functional.rotate(pil, angle)
+        for name, factor in changes:
+            pil = getattr(functional, f"adjust_{name}")(pil, factor)
+    tensor = functional.normalize(functional.to_tensor(pil), [0.1307] * 3, [0.3081] * 3)
+    return tensor.numpy().transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_pipeline_has_torchvisions_bits(mode):
+    functional = peers.torchvision().transforms.functional
+    for seed in range(60):
+        drawn = Draws(seed)
+        pil = image(seed, mode)
+        array = np.asarray(pil)
+        example = {"image": array[..., None] if mode == "L" else array, "label": 3}
+        made = transforms.SeedTransform(train=True)(example, drawn)
+        changes = [(("brightness", "contrast")[i], drawn.factors[i]) for i in drawn.order]
+        expected = reference(pil, functional, 48, drawn.angle, changes)
+        np.testing.assert_array_equal(made["image"], expected)
+        assert made["image"].dtype == np.float32
+        assert made["label"] == 3
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_evaluation_has_torchvisions_bits_and_no_chance(mode):
+    functional = peers.torchvision().transforms.functional
+    for seed in range(20):
+        pil = image(seed, mode)
+        array = np.asarray(pil)
+        example = {"image": array[..., None] if mode == "L" else array, "label": 3}
+        made = transforms.make_transform("seed", train=False, image_size=32)(example, None)
+        np.testing.assert_array_equal(made["image"], reference(pil, functional, 32, None, []))
+
+
+class Draws:
+    """A generator that remembers what it drew."""
+
+    def __init__(self, seed):
+        self.generator = np.random.default_rng(seed)
+        self.uniforms = []
+
+    def uniform(self, low, high):
+        self.uniforms.append(self.generator.uniform(low, high))
+        return self.uniforms[-1]
+
+    def permutation(self, n):
+        self.order = self.generator.permutation(n)
+        return self.order
+
+    @property
+    def angle(self):
+        return self.uniforms[0]
+
+    @property
+    def factors(self):
+        return self.uniforms[1:]
+
+
+def test_numbers_are_drawn_from_the_seeds_ranges_in_both_orders():
+    angles, factors, orders = [], [], set()
+    transform = transforms.SeedTransform(train=True)
+    example = {"image": np.zeros((28, 28, 1), np.uint8), "label": 0}
+    for seed in range(300):
+        drawn = Draws(seed)
+        transform(example, drawn)
+        angles.append(drawn.angle)
+        factors.extend(drawn.factors)
+        orders.add(tuple(drawn.order))
+    assert orders == {(0, 1), (1, 0)}
+    for values, low, high in ((angles, -10, 10), (factors, 0.8, 1.2)):
+        # The extremes of 300 uniform draws lie within 5 % of the ends, but for chance 1e-6.
+        assert low <= min(values) < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < max(values) <= high
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("sed", {}, ["data.transform='sed'", "Did you mean 'seed'"]),
+        ("seed", {"std": 0.0}, ["std=0.0", "above 0"]),
+        ("seed", {"brightness": 1.5}, ["brightness=1.5", "between 0 and 1"]),
+        ("seed", {"degrees": -1.0}, ["degrees=-1.0"]),
+        ("seed", {"image_size": 0}, ["image_size=0"]),
+    ],
+)
+def test_bad_options_are_named(name, options, words):
+    with pytest.raises(UserError) as refusal:
+        transforms.make_transform(name, train=True, **options)
+    assert all(word in str(refusal.value) for word in words)
