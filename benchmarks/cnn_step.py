@@ -55,9 +55,9 @@ def prepare(folder: Path) -> None:
     np.savez(folder / "weights.npz", **weights)
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, dtype: str) -> list[float]:
     """Returns the loss of each prepared batch, one update each, without dropout."""
-    step, state, batches = _compiled(folder, dropout_rate=0.0)
+    step, state, batches = _compiled(folder, dropout_rate=0.0, dtype=dtype)
     found = []
     for batch in batches:
         state, sums = step(state, batch)
@@ -68,7 +68,7 @@ def losses(folder: Path) -> list[float]:
 
 def milliseconds(folder: Path, steps: int) -> list[float]:
     """Returns the time of each of ``steps`` steps on prepared batches, after three to warm up."""
-    step, state, batches = _compiled(folder, dropout_rate=0.5)
+    step, state, batches = _compiled(folder, dropout_rate=0.5, dtype="float32")
     times = []
     for batch in itertools.islice(itertools.cycle(batches), 3 + steps):
         start = time.perf_counter()
@@ -90,12 +90,16 @@ def matmul_gflops(size: int = 2048) -> float:
     return 2 * size**3 / min(seconds) / 1e9
 
 
-def _compiled(folder: Path, *, dropout_rate: float) -> tuple[Callable, Any, list[Any]]:
+def _compiled(folder: Path, *, dropout_rate: float, dtype: str) -> tuple[Callable, Any, list[Any]]:
     parts, mesh = make_parts(dropout_rate), make_mesh(1)
+
+    def cast(x: Any) -> Any:
+        return x.astype(dtype) if x.dtype == np.float32 else x
+
     # The weights that `prepare` wrote: the same seed makes them.
-    state = put_replicated(runner.init_state(parts), mesh)
+    state = put_replicated(jax.tree.map(cast, runner.init_state(parts)), mesh)
     with np.load(folder / "batches.npz") as arrays:
-        stacked = {name: arrays[name] for name in arrays.files}
+        stacked = {name: cast(arrays[name]) for name in arrays.files}
     batches = [
         put_batch({name: rows[index] for name, rows in stacked.items()}, mesh)
         for index in range(BATCHES)
@@ -111,11 +115,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, help="as on the peer's side; XLA counts the cores")
     parser.add_argument("--steps", type=int, default=10, help="steps to time")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     options = parser.parse_args()
     if options.what == "prepare":
         prepare(options.folder)
     elif options.what == "losses":
-        print(json.dumps(losses(options.folder)))
+        with jax.enable_x64(options.dtype == "float64"):
+            print(json.dumps(losses(options.folder, options.dtype)))
     else:
         times = milliseconds(options.folder, options.steps)
         print(json.dumps({"ms": times, "matmul_gflops": matmul_gflops()}))

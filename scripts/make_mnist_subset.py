@@ -75,7 +75,7 @@ def _read(
     import tensorflow_datasets as tfds
 
     source = tfds.data_source("mnist", split=split, data_dir=data_dir)
-    examples = [source[i] for i in range(len(source))]
+    examples = source.__getitems__(range(len(source)))  # one read: faster than one by one
     images = np.stack([example["image"] for example in examples])
     return images, np.array([example["label"] for example in examples], np.uint8)
 

@@ -1,10 +1,11 @@
 """What ``train.py`` and the ``zoo`` command share: config overrides, errors and exit codes."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from zoo.config import check_override
@@ -19,6 +20,8 @@ def run_to_exit(function: Callable[[], None]) -> None:
     Exit codes: 0: done; 2: an error that the user can mend, printed as one message; 128 + the
     signal's number: stopped by a signal, everything saved, so that a supervisor tries again.
     """
+    # What libraries warn of (orbax of a folder opened to read) is nothing that a person can mend.
+    logging.set_verbosity(logging.ERROR)
     try:
         function()
     except (UserError, flags.Error) as error:
@@ -27,6 +30,9 @@ def run_to_exit(function: Callable[[], None]) -> None:
     except Stopped as stopped:
         print(f"{stopped}; the state is saved: the same command goes on", file=sys.stderr)
         sys.exit(128 + stopped.signum)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

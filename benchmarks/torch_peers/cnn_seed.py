@@ -131,11 +131,11 @@ def run_script() -> None:
     print(confusion_matrix(labels, predictions))
 
 
-def losses(folder: Path) -> list[float]:
+def losses(folder: Path, dtype: torch.dtype) -> list[float]:
     """Returns the loss of each prepared batch, one update each, without dropout."""
     model, batches = _prepared(folder, dropout_rate=0.0)
-    optimizer = make_optimizer(model)
-    return [train_step(model, optimizer, *batch)[0] for batch in batches]
+    optimizer = make_optimizer(model.to(dtype))
+    return [train_step(model, optimizer, images.to(dtype), labels)[0] for images, labels in batches]
 
 
 def milliseconds(folder: Path, steps: int) -> list[float]:
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="what benchmarks.cnn_step prepared")
     parser.add_argument("--threads", type=int, default=None, help="default: PyTorch's own choice")
     parser.add_argument("--steps", type=int, default=10, help="steps to time")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -177,7 +178,7 @@ def main() -> None:
     if options.what == "script":
         run_script()
     elif options.what == "losses":
-        print(json.dumps(losses(options.folder)))
+        print(json.dumps(losses(options.folder, getattr(torch, options.dtype))))
     else:
         print(json.dumps({"ms": milliseconds(options.folder, options.steps)}))
 

@@ -1,6 +1,8 @@
 """Batches: a function of seed and number, whoever makes them."""
 
+import multiprocessing
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -77,9 +79,24 @@ def test_another_seed_gives_another_stream():
     assert batches()[0]["label"].tolist() != batches(seed=6)[0]["label"].tolist()
 
 
-def test_workers_make_the_same_batches():
-    whole = batches(stop=4)
-    assert_equal(batches(stop=4, workers=2), whole)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_make_the_same_batches_and_end_when_closed(workers):
+    before = {*threading.enumerate(), *multiprocessing.active_children()}
+    # Far more than are made ahead, so that the closing comes in the middle of work.
+    endless = data.train_batches(
+        Numbered(10), noisy, batch_size=4, seed=5, stop=10**6, workers=workers
+    )
+    assert_equal([next(endless) for _ in range(4)], batches(stop=4))
+    children = {*multiprocessing.active_children()} - before
+    assert len(children) == workers
+    assert all(type(child).__name__ == "SpawnProcess" for child in children)
+    threads = {thread for thread in threading.enumerate() if thread.name.startswith("grain")}
+    started = (threads - before) | children
+    assert started
+    endless.close()
+    for thread_or_process in started:
+        thread_or_process.join(30)
+        assert not thread_or_process.is_alive()
 
 
 def test_evaluation_goes_through_once_in_order():

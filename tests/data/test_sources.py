@@ -1,10 +1,15 @@
 """Sources: the embedded digits are what they say, and missing data are named at once."""
 
 import importlib.util
+import json
 import os
-import socket
+import pickle
+import shutil
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +62,49 @@ def test_tfds_folders_are_read_and_divided():
     assert dict(divided.sizes) == {"train": 54000, "validation": 6000, "test": 10000}
     parts = [data.open_source("mnist", split, **options) for split in ("train", "validation")]
     assert sorted(np.concatenate([part.indices for part in parts])) == list(range(60000))
-    first = data.open_source("mnist", "train", data_dir=str(TFDS))[0]
+    source = data.open_source("mnist", "train", data_dir=str(TFDS))
+    first = pickle.loads(pickle.dumps(source))[0]
     assert (first["image"].shape, int(first["label"])) == ((28, 28, 1), 4)
+    np.testing.assert_array_equal(first["image"], source[0]["image"])
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(data.DataError, match=r"no split 'validation'.*validation_fraction"):
+        data.open_source("mnist", "validation", data_dir=str(TFDS))
+
+
+@needs_tfds
+def test_the_subset_has_the_pixels_of_mnist():
+    with np.load(ROOT / "zoo" / "data" / "embedded" / "mnist_subset.npz") as shipped:
+        indices = shipped["test_index"]
+    ours = data.open_source("mnist_subset", "test")
+    theirs = data.open_source("mnist", "test", data_dir=str(TFDS))
+    for i in range(0, 1000, 50):
+        np.testing.assert_array_equal(ours[i]["image"], theirs[int(indices[i])]["image"])
+        assert ours[i]["label"] == theirs[int(indices[i])]["label"]
+
+
+@needs_tfds
+def test_cifar10_has_its_classes():
+    info = data.describe("cifar10", data_dir=str(TFDS))
+    assert (info.num_classes, info.class_names[6], info.image_shape) == (10, "frog", (32, 32, 3))
+    assert data.open_source("cifar10", "test", data_dir=str(TFDS))[0]["image"].dtype == np.uint8
+
+
+@needs_tfds
+def test_only_whole_versions_with_random_access_are_read(tmp_path):
+    version = tmp_path / "mnist" / "3.0.1.incompleteAB12"
+    version.mkdir(parents=True)
+    for file in ("dataset_info.json", "features.json"):
+        shutil.copy(next((TFDS / "mnist").glob(f"*/{file}")), version)
+    with pytest.raises(data.DataError, match="is not in"):
+        data.describe("mnist", data_dir=str(tmp_path))
+
+    # Another version than TFDS knows by name, in TensorFlow's own format.
+    version = version.rename(tmp_path / "mnist" / "2.10.0")
+    info = json.loads((version / "dataset_info.json").read_text())
+    (version / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    assert data.describe("mnist", data_dir=str(tmp_path)).sizes["train"] == 60000
+    with pytest.raises(data.DataError, match="2.10.0 is in a format without random access"):
+        data.open_source("mnist", "train", data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
@@ -106,11 +152,25 @@ def test_preparing_says_what_is_in_the_way(monkeypatch):
     with pytest.raises(data.DataError, match=r"needs TensorFlow.*\[prepare\]"):
         prepare.prepare("mnist")
 
+
+def test_preparing_without_a_network_gives_up(monkeypatch):
     def unreachable(address, timeout):
-        assert timeout < 10
-        raise OSError("Network is unreachable")
+        raise urllib.error.URLError("Network is unreachable")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     with pytest.raises(data.DataError, match="cannot be downloaded.*Network is unreachable"):
         prepare.prepare("mnist")
+
+    assert prepare._PATIENCE < 10  # what the project promises
+    test_is_over = threading.Event()
+
+    def silent(address, timeout):
+        test_is_over.wait()
+        raise TimeoutError
+
+    monkeypatch.setattr(urllib.request, "urlopen", silent)
+    monkeypatch.setattr(prepare, "_PATIENCE", 0.1)
+    with pytest.raises(data.DataError, match="no answer within 0.1 s"):
+        prepare.prepare("mnist")
+    test_is_over.set()

@@ -95,6 +95,28 @@ def test_numbers_are_drawn_from_the_seeds_ranges_in_both_orders():
         assert high - 0.05 * (high - low) < max(values) <= high
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.35, 1.0, 1.7])
+@pytest.mark.parametrize("angle", [-90.0, -33.3, 0.0, 180.0])
+def test_single_steps_have_torchvisions_bits_beyond_the_seeds_ranges(factor, angle):
+    functional = peers.torchvision().transforms.functional
+    pil = image(4, "RGB")
+    pairs = [
+        (transforms.resize(pil, 17), functional.resize(pil, [17, 17])),
+        (transforms.grayscale(pil), functional.rgb_to_grayscale(pil, num_output_channels=3)),
+        (transforms.rotate(pil, angle), functional.rotate(pil, angle)),
+        (transforms.adjust_brightness(pil, factor), functional.adjust_brightness(pil, factor)),
+        (transforms.adjust_contrast(pil, factor), functional.adjust_contrast(pil, factor)),
+    ]
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_every_name_makes_a_transform():
+    assert transforms.transform_names() == ["seed"]
+    for name in transforms.transform_names():
+        assert callable(transforms.make_transform(name, train=True))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [

@@ -162,7 +162,7 @@ def test_an_epoch_record_is_the_mean_over_its_examples(whole):
     np.testing.assert_allclose(epoch["loss"], total / weight, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 6, 8, 9, 16, 17, 26, 27])
+@pytest.mark.parametrize("stop_after", [1, 6, 9, 17, 26])
 def test_a_stopped_run_continues_with_the_same_bits(tmp_path, whole, stop_after):
     writer = Memory()
     with pytest.raises(Stopped):

@@ -2,7 +2,7 @@
 
 from zoo.data.batching import eval_batches, steps_per_epoch, train_batches
 from zoo.data.sources import DataError, DataInfo, Source, dataset_names, describe, open_source
-from zoo.data.transforms import make_transform
+from zoo.data.transforms import make_transform, transform_names
 
 __all__ = [
     "DataError",
@@ -15,4 +15,5 @@ __all__ = [
     "open_source",
     "steps_per_epoch",
     "train_batches",
+    "transform_names",
 ]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from absl import flags
@@ -11,6 +11,19 @@ from zoo.data.sources import DataError, Source
 from zoo.data.transforms import Transform
 
 Batch = dict[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """An iterator whose threads and processes end with ``close()``, or when it is forgotten."""
+
+    def __iter__(self) -> "Batches":
+        """Itself."""
+
+    def __next__(self) -> Batch:
+        """The next batch, waited for where it is not ready."""
+
+    def close(self) -> None:
+        """Ends threads and processes."""
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -30,7 +43,7 @@ def train_batches(
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 4,
-) -> Any:
+) -> Batches:
     """Returns the batches ``start`` to ``stop - 1`` of an endless stream of shuffled epochs.
 
     Every epoch has every example once, in an order of its own. Its last batch is filled up with
@@ -49,9 +62,6 @@ def train_batches(
         workers: processes that make batches; 0: two threads of this one. They are spawned, never
             forked: a fork of a process with JAX's threads may deadlock.
         prefetch: batches made ahead, at least 1.
-
-    Returns:
-        An iterator with ``close()``, which ends threads and processes.
 
     Raises:
         DataError: a size is out of range.
@@ -85,7 +95,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 4,
-) -> Any:
+) -> Batches:
     """Returns the batches of one pass in order, the last one filled up as in training.
 
     Args:
@@ -95,9 +105,6 @@ def eval_batches(
         process_index: which part of the rows to make.
         process_count: number of parts; divides the batch size.
         prefetch: batches made ahead, at least 1.
-
-    Returns:
-        An iterator with ``close()``.
 
     Raises:
         DataError: a size is out of range.

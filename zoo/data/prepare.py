@@ -1,7 +1,11 @@
 """Downloading data sets and writing them as TFDS folders; the only place that needs TensorFlow."""
 
+import http.client
 import importlib.util
-import socket
+import queue
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from zoo.data.sources import DataError, dataset_names
@@ -9,7 +13,7 @@ from zoo.errors import did_you_mean
 
 # Where TFDS fetches the data sets that the zoo knows by name.
 _HOSTS = {"cifar10": "www.cs.toronto.edu", "mnist": "storage.googleapis.com"}
-_PATIENCE = 5.0
+_PATIENCE = 8.0  # seconds
 
 
 def prepare(name: str, data_dir: str | None = None) -> Path:
@@ -34,16 +38,39 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
             "preparing a data set needs TensorFlow, training does not: "
             "pip install 'jax-model-zoo[prepare]'"
         )
-    # TFDS itself tries again for minutes.
-    try:
-        socket.create_connection((_HOSTS[name], 443), timeout=_PATIENCE).close()
-    except OSError as error:
+    reason = _unreachable(_HOSTS[name])
+    if reason:
         raise DataError(
-            f"{name!r} cannot be downloaded: {_HOSTS[name]} is not reachable ({error}). On a "
+            f"{name!r} cannot be downloaded: {_HOSTS[name]} is not reachable ({reason}). On a "
             "machine with a network run the same command, then copy the folder"
-        ) from error
+        )
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)
+
+
+def _unreachable(host: str) -> str:
+    """Why a host does not answer, or nothing when it does.
+
+    In a thread, because a timeout bounds neither the look-up of a name nor all its addresses
+    together, and TFDS itself tries again for minutes.
+    """
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(f"https://{host}", timeout=_PATIENCE).close()
+        except urllib.error.HTTPError:
+            answers.put("")  # a refusal is an answer
+        except (OSError, http.client.HTTPException) as error:
+            answers.put(str(error) or repr(error))
+        else:
+            answers.put("")
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=_PATIENCE)
+    except queue.Empty:
+        return f"no answer within {_PATIENCE:g} s"

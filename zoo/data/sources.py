@@ -4,6 +4,7 @@ import dataclasses
 import importlib.resources
 import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,7 +86,7 @@ def describe(
         sizes = {split: len(arrays[f"{split}_label"]) for split in ("train", "validation", "test")}
         classes = tuple(str(c) for c in np.unique(arrays["train_label"]))
         return DataInfo(name, sizes, classes, arrays["train_image"].shape[1:])
-    info = _tfds_builder(name, data_dir).info
+    info = _tfds_builder(_tfds_folder(name, data_dir)).info
     sizes = {split: info.splits[split].num_examples for split in ("train", "test")}
     held_out = len(_held_out(sizes["train"], validation_fraction))
     if held_out:
@@ -125,14 +126,13 @@ def open_source(
     if name in _EMBEDDED:
         arrays = _embedded(name)
         return ArraySource(arrays[f"{split}_image"], arrays[f"{split}_label"])
+    folder = _tfds_folder(name, data_dir)
     try:
-        source = _tfds_builder(name, data_dir).as_data_source(
-            "test" if split == "test" else "train"
-        )
+        source = _tfds_builder(folder).as_data_source("test" if split == "test" else "train")
     except NotImplementedError as error:
         raise DataError(
-            f"data.name={name!r} is prepared in a format without random access ({error}): "
-            f"prepare it again with `zoo prepare {name}`, in another --data_dir"
+            f"data.name={name!r} in {folder} is in a format without random access: prepare it "
+            f"again with `zoo prepare {name} --data_dir=DIR`, in another folder"
         ) from error
     if split == "test":
         return source
@@ -201,22 +201,26 @@ def _held_out(examples: int, fraction: float) -> Int[np.ndarray, " rows"]:
     return np.sort(chosen)
 
 
-def _tfds_builder(name: str, data_dir: str | None) -> Any:
-    # Before TFDS is asked: it would try to download, and needs TensorFlow to say why not.
+def _tfds_folder(name: str, data_dir: str | None) -> Path:
+    """The folder of the newest prepared version, found before TFDS is imported."""
     folder = Path(data_dir or _default_data_dir()).expanduser()
-    if not _prepared(folder / name):
+    infos = (folder / name).glob("*/dataset_info.json")
+    # A folder that is still being written has more in its name than a version.
+    versions = [i.parent for i in infos if re.fullmatch(r"\d+\.\d+\.\d+", i.parent.name)]
+    if not versions:
         raise DataError(
             f"data.name={name!r} is not in {folder}: give the TFDS folder that has it with "
             f"--config.data.data_dir=DIR, or make one with `pip install 'jax-model-zoo[prepare]'` "
             f"and `zoo prepare {name} --data_dir=DIR`"
         )
+    return max(versions, key=lambda version: tuple(map(int, version.name.split("."))))
+
+
+def _tfds_builder(folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    return tfds.builder(name, data_dir=str(folder))
-
-
-def _prepared(folder: Path) -> bool:
-    return any(folder.glob("**/dataset_info.json"))
+    # By folder: by name TFDS wants the version that it knows itself.
+    return tfds.builder_from_directory(str(folder))
 
 
 def _default_data_dir() -> str:

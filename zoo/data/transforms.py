@@ -109,6 +109,14 @@ class SeedTransform:
         }
 
 
+_TRANSFORMS = {"seed": SeedTransform}
+
+
+def transform_names() -> list[str]:
+    """Returns the names that ``make_transform`` knows."""
+    return sorted(_TRANSFORMS)
+
+
 def make_transform(name: str, *, train: bool, **options: Any) -> Transform:
     """Returns a transform of examples.
 
@@ -120,7 +128,6 @@ def make_transform(name: str, *, train: bool, **options: Any) -> Transform:
     Raises:
         UserError: the name is unknown, or an option is out of range.
     """
-    table = {"seed": SeedTransform}
-    if name not in table:
-        raise UserError(f"data.transform={name!r} is unknown.{did_you_mean(name, table)}")
-    return table[name](train=train, **options)
+    if name not in _TRANSFORMS:
+        raise UserError(f"data.transform={name!r} is unknown.{did_you_mean(name, _TRANSFORMS)}")
+    return _TRANSFORMS[name](train=train, **options)
