@@ -5,8 +5,8 @@
     python -m benchmarks --whole          whole jobs too: minutes each
 
 Both sides compute the same: equal losses over the first 20 steps, from the same weights and
-batches, come first. Then they take turns, each in a process of its own on the same cores. What
-counts is the median over the rounds of the ratio ours / peer. Writes
+batches and without dropout, come first. Then they take turns, each in a process of its own on the
+same cores. What counts is the median over the rounds of the ratio ours / peer. Writes
 ``benchmarks/results/<machine>.json`` and the README's table. Nothing else should run meanwhile.
 """
 
@@ -23,8 +23,12 @@ from benchmarks import machine, tables
 
 RESULTS = machine.ROOT / "benchmarks" / "results"
 README = machine.ROOT / "README.md"
-# In float32 two correct programs part slowly: Adam divides by gradients near zero.
-LOSS_TOLERANCE = 1e-3
+# The largest difference of losses, as a share of the loss. float64 shows that both sides are the
+# same program. In float32, which is what is timed, two correct programs part after the first step:
+# where an image is flat, rounding decides which of four equal values a pooling takes, and Adam
+# turns small gradients into full steps (seen: 0.7 % at step 16).
+LOSS_TOLERANCE = {"float64": 1e-9, "float32": 3e-2}
+FIRST_LOSS_TOLERANCE = 1e-6
 QUIET_SPREAD = 0.15
 
 Row = dict[str, Any]
@@ -111,8 +115,12 @@ def measure_step(step: Step, *, rounds: int, steps: int, threads: int) -> Row:
         common = (folder, f"--threads={threads}")
         machine.run(("-m", step.ours, "prepare", *common))
         sides = (step.ours, step.peer_module)
-        ours, peer = (machine.run_for_json(("-m", side, "losses", *common)) for side in sides)
-        check_losses(ours, peer)
+        for dtype in LOSS_TOLERANCE:
+            ours, peer = (
+                machine.run_for_json(("-m", side, "losses", *common, f"--dtype={dtype}"))
+                for side in sides
+            )
+            check_losses(ours, peer, dtype)
         timed: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for index in range(rounds):
             # Each side is first as often as the other: the machine may warm up or slow down.
@@ -133,15 +141,19 @@ def measure_job(job: Job) -> Row:
     return make_row(job.work, job.peer, [1e3 * ours], [1e3 * peer], job.goal, None)
 
 
-def check_losses(ours: Sequence[float], peer: Sequence[float]) -> None:
-    """Ends the program where two lists of losses are not equal within ``LOSS_TOLERANCE``."""
-    differences = [abs(a - b) / max(abs(b), 1e-3) for a, b in zip(ours, peer, strict=True)]
-    if not all(difference <= LOSS_TOLERANCE for difference in differences):  # nan included
+def check_losses(ours: Sequence[float], peer: Sequence[float], dtype: str) -> None:
+    """Ends the program where the losses of two sides, one of each step, are not the same."""
+    differences = [abs(a - b) / abs(b) for a, b in zip(ours, peer, strict=True)]
+    same = differences[0] <= FIRST_LOSS_TOLERANCE and all(  # False with nan
+        difference <= LOSS_TOLERANCE[dtype] for difference in differences
+    )
+    if not same:
         raise SystemExit(
-            "error: the two sides do not compute the same: losses differ by more than "
-            f"{LOSS_TOLERANCE:.0e} of their size\nours: {ours}\npeer: {peer}"
+            f"error: the two sides do not compute the same: their losses in {dtype} differ by more "
+            f"than {FIRST_LOSS_TOLERANCE:.0e} of their size at the first step, or "
+            f"{LOSS_TOLERANCE[dtype]:.0e} later\nours: {ours}\npeer: {peer}"
         )
-    print(f"losses of {len(ours)} steps agree within {max(differences):.1e} of their size")
+    print(f"{dtype}: losses of {len(ours)} steps agree within {max(differences):.1e} of their size")
 
 
 def make_row(

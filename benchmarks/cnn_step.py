@@ -22,9 +22,9 @@ import numpy as np
 from configs.cnn import get_config
 from zoo import config as configs
 from zoo import data, runner
-from zoo.pretrained import to_reference
-from zoo.pretrained.tables import cnn_table
+from zoo.pretrained import cnn_table, from_reference, to_reference
 from zoo.training.partitioning import compile_step, make_mesh, put_batch, put_replicated
+from zoo.training.state import create_state
 
 BATCHES = 20
 
@@ -96,8 +96,11 @@ def _compiled(folder: Path, *, dropout_rate: float, dtype: str) -> tuple[Callabl
     def cast(x: Any) -> Any:
         return x.astype(dtype) if x.dtype == np.float32 else x
 
-    # The weights that `prepare` wrote: the same seed makes them.
-    state = put_replicated(jax.tree.map(cast, runner.init_state(parts)), mesh)
+    with np.load(folder / "weights.npz") as arrays:
+        like = jax.eval_shape(lambda: runner.init_state(parts)).params
+        params = from_reference(arrays, cnn_table(), like)
+    variables = {"params": jax.tree.map(cast, params)}
+    state = put_replicated(create_state(variables, parts.optimizer, jax.random.key(0)), mesh)
     with np.load(folder / "batches.npz") as arrays:
         stacked = {name: cast(arrays[name]) for name in arrays.files}
     batches = [

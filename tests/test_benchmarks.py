@@ -21,11 +21,24 @@ def test_arithmetic_of_the_step_is_what_pytorch_counts():
     assert counter.get_total_flops() == pytest.approx(1e9 * side_by_side.cnn_gflop(2), rel=1e-12)
 
 
-def test_losses_that_differ_end_the_benchmark():
-    side_by_side.check_losses([2.3, 1.0], [2.3001, 1.0])
-    for ours in ([2.3, 1.01], [2.3, float("nan")], [float("nan"), 1.0]):
-        with pytest.raises(SystemExit, match="do not compute the same"):
-            side_by_side.check_losses(ours, [2.3, 1.0])
+@pytest.mark.parametrize(
+    ("ours", "dtype"),
+    [
+        ([2.3, 1.0 + 1e-6], "float64"),
+        ([2.3, 1.05], "float32"),
+        ([2.3001, 1.0], "float32"),
+        ([2.3, float("nan")], "float32"),
+        ([float("nan"), 1.0], "float64"),
+    ],
+)
+def test_losses_that_differ_end_the_benchmark(ours, dtype):
+    with pytest.raises(SystemExit, match="do not compute the same"):
+        side_by_side.check_losses(ours, [2.3, 1.0], dtype)
+
+
+def test_losses_may_differ_by_rounding():
+    side_by_side.check_losses([2.3 + 1e-12, 1.0 + 1e-12], [2.3, 1.0], "float64")
+    side_by_side.check_losses([2.3 + 1e-7, 1.005], [2.3, 1.0], "float32")
 
 
 def test_row_takes_the_median_of_the_ratios(capsys):

@@ -1,5 +1,6 @@
 """The training loop: steps, logging, evaluation, checkpoints, and how they resume."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -220,94 +221,83 @@ def fit(
         Stopped: a signal arrived; the state has been saved.
         NonFiniteLoss: the loss or its gradient was not finite; the last good state has been saved.
     """
-    try:
-        with jax.transfer_guard("disallow"):
-            _loop(
-                training, compiled_step, batches, schedule, mesh, learning_rate, evaluate,
-                checkpoints, writer, stop,
-            )  # fmt: skip
-    except (Stopped, NonFiniteLoss):
-        _save(training, checkpoints, writer)
-        raise
-    finally:
-        checkpoints.wait()
-
-
-def _loop(
-    training: Training,
-    compiled_step: Callable[[Any, Any], tuple[Any, Sums]],
-    batches: Iterator[HostBatch],
-    schedule: Schedule,
-    mesh: Mesh,
-    learning_rate: Callable[[int], float],
-    evaluate: Callable[[TrainState], Means] | None,
-    checkpoints: Checkpoints,
-    writer: Writer,
-    stop: StopSignal,
-) -> None:
     progress = training.progress
     step = training.step
     no_sums = _zeros(training.window)
     clock = _Clock(progress, step)
     in_flight: Sums | None = None
 
-    while True:
-        last = step == schedule.steps
-        if (
-            evaluate
-            and step > progress.evaluated_step
-            and (last or step % schedule.eval_every == 0)
-        ):
-            _check_health(training, step)
-            clock.lap()
-            _evaluate(training, step, schedule, evaluate, checkpoints, writer)
-            clock.restart()
-        if step != checkpoints.latest_step() and (last or step % schedule.save_every == 0):
-            _check_health(training, step)
-            clock.lap()
-            _save(training, checkpoints, writer)
-            clock.restart()
-        stop.check()
-        if last:
-            return
+    with _saved_when_stopped(training, checkpoints, writer), jax.transfer_guard("disallow"):
+        while True:
+            last = step == schedule.steps
+            if (
+                evaluate
+                and step > progress.evaluated_step
+                and (last or step % schedule.eval_every == 0)
+            ):
+                _check_health(training, step)
+                clock.lap()
+                _evaluate(training, step, schedule, evaluate, checkpoints, writer)
+                clock.restart()
+            if step != checkpoints.latest_step() and (last or step % schedule.save_every == 0):
+                _check_health(training, step)
+                clock.lap()
+                _save(training, checkpoints, writer)
+                clock.restart()
+            stop.check()
+            if last:
+                return
 
-        waiting = time.perf_counter()
-        batch = next(batches)
-        clock.data_wait += time.perf_counter() - waiting
-        arrays, sums = compiled_step(training.arrays, put_batch(batch, mesh))
-        training.state, training.window, training.epoch = (
-            arrays["state"], arrays["window"], arrays["epoch"],
-        )  # fmt: skip
-        step += 1
-        # One step computes while the next batch is made and put: two in flight, not more.
-        jax.block_until_ready(in_flight)
-        in_flight = sums
-        writer.step(step)
+            waiting = time.perf_counter()
+            batch = next(batches)
+            clock.data_wait += time.perf_counter() - waiting
+            arrays, sums = compiled_step(training.arrays, put_batch(batch, mesh))
+            training.state, training.window, training.epoch = (
+                arrays["state"], arrays["window"], arrays["epoch"],
+            )  # fmt: skip
+            step += 1
+            # One step computes while the next batch is made and put: two in flight, not more.
+            jax.block_until_ready(in_flight)
+            in_flight = sums
+            writer.step(step)
 
-        record = {"step": step, "epoch": schedule.epoch(step)}
-        if step % schedule.log_every == 0:
-            _check_health(training, step)
-            means = _means(training.window)
-            training.window = put_replicated(no_sums, mesh)
-            seen = schedule.examples_seen(step) - schedule.examples_seen(clock.first_step)
-            with jax.transfer_guard("allow"):
-                rate = learning_rate(step - 1)
-            seconds, data_wait = clock.window(step)
-            speed = {
-                "examples_per_second": seen / seconds,
-                "data_wait_seconds": data_wait,
-                "data_wait_share": data_wait / seconds,
-            }
-            writer.write({"split": "train", **record, **means, "learning_rate": rate, **speed})
-        if step % schedule.steps_per_epoch == 0:
-            _check_health(training, step)
-            progress.last_epoch = _means(training.epoch)
-            training.epoch = put_replicated(no_sums, mesh)
-            clock.lap()
-            seconds, progress.epoch_seconds = progress.epoch_seconds, 0.0
-            writer.write(
-                {"split": "train_epoch", **record, **progress.last_epoch, "seconds": seconds}
-            )
+            record = {"step": step, "epoch": schedule.epoch(step)}
+            if step % schedule.log_every == 0:
+                _check_health(training, step)
+                means = _means(training.window)
+                training.window = put_replicated(no_sums, mesh)
+                seen = schedule.examples_seen(step) - schedule.examples_seen(clock.first_step)
+                with jax.transfer_guard("allow"):
+                    rate = learning_rate(step - 1)
+                seconds, data_wait = clock.window(step)
+                speed = {
+                    "examples_per_second": seen / seconds,
+                    "data_wait_seconds": data_wait,
+                    "data_wait_share": data_wait / seconds,
+                }
+                writer.write({"split": "train", **record, **means, "learning_rate": rate, **speed})
+            if step % schedule.steps_per_epoch == 0:
+                _check_health(training, step)
+                progress.last_epoch = _means(training.epoch)
+                training.epoch = put_replicated(no_sums, mesh)
+                clock.lap()
+                seconds, progress.epoch_seconds = progress.epoch_seconds, 0.0
+                writer.write(
+                    {"split": "train_epoch", **record, **progress.last_epoch, "seconds": seconds}
+                )
+
+
+@contextlib.contextmanager
+def _saved_when_stopped(
+    training: Training, checkpoints: Checkpoints, writer: Writer
+) -> Iterator[None]:
+    try:
+        yield
+    except (Stopped, NonFiniteLoss):
+        _save(training, checkpoints, writer)
+        raise
+    finally:
+        checkpoints.wait()
 
 
 class _Clock:
