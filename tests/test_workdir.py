@@ -27,6 +27,7 @@ def take(tmp_path, wanted, *, explicit=None, restart=False):
         steps_per_epoch=100,
         say=said.append,
     )
+    folder.save_config(wanted)
     return folder, said
 
 

@@ -34,7 +34,7 @@ from zoo.training.schedules import make_schedule
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import make_train_step
 from zoo.training.stopping import StopSignal
-from zoo.workdir import claim
+from zoo.workdir import Workdir, claim
 
 HostBatch = dict[str, np.ndarray]
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -100,7 +100,7 @@ def run(
     )
     try:
         with StopSignal() as stop:
-            return _train_and_report(config, info, folder.path, console, stop)
+            return _train_and_report(config, info, folder, console, stop)
     finally:
         folder.close()
 
@@ -311,8 +311,9 @@ class Evaluator:
 
 
 def _train_and_report(
-    config: ConfigDict, info: data.DataInfo, workdir: Path, console: Console, stop: StopSignal
+    config: ConfigDict, info: data.DataInfo, folder: Workdir, console: Console, stop: StopSignal
 ) -> dict[str, Any]:
+    workdir = folder.path
     choose_platform(config.platform)
     mesh = make_mesh(config.mesh.data)
     _check_divisible(config, mesh)
@@ -320,6 +321,8 @@ def _train_and_report(
     console.print(f"work directory {workdir}")
     parts = build(config, info)
     state = jax.jit(lambda: init_state(parts))()
+    # Not before: a config that fails until here leaves the folder free for the mended one.
+    folder.save_config(config)
     console.print(parameter_table(parameter_rows(state.params)))
     report: dict[str, Any] = {
         "status": "running",

@@ -88,7 +88,7 @@ def claim(
     steps_per_epoch: int,
     say: Callable[[str], None],
 ) -> Workdir:
-    """Chooses the folder of a run and locks it.
+    """Chooses the folder of a run and locks it; ``save_config`` then makes it that run's.
 
     An explicit folder that holds another run is refused with the differences. The default moves
     on to ``-2``, ``-3``, … instead and says so.
@@ -125,7 +125,6 @@ def claim(
         workdir = Workdir(path)
     if workdir.stale_holder:
         say(f"taking over the lock of {workdir.stale_holder}, which ended without releasing it")
-    workdir.save_config(config)
     return workdir
 
 
