@@ -3,13 +3,11 @@
 import math
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError
 from zoo.layers.initializers import kernel_and_bias
-
-Pair = tuple[int, int]
+from zoo.layers.tuned.convolution import Pair, Window, convolve
 
 
 class Conv(nn.Module):
@@ -74,15 +72,7 @@ class Conv(nn.Module):
         kernel_init, bias_init = kernel_and_bias(self.initialization, math.prod(shape[:-1]))
         kernel = self.param("kernel", kernel_init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel)
-        y = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=pair(self.strides),
-            padding=[(p, p) for p in padding],
-            rhs_dilation=dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        y = convolve(x, kernel, Window(pair(self.strides), padding, dilation, self.groups))
         if self.use_bias:
             y = y + self.param("bias", bias_init, (self.features,))
         return y

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from zoo.errors import UserError
 from zoo.layers.convolution import Pair, pair
+from zoo.layers.tuned.pooling import max_pool_tiles
 
 
 def max_pool(
@@ -38,4 +39,6 @@ def max_pool(
     if padding[0] >= window[0] or padding[1] >= window[1]:
         raise UserError(f"max_pool: padding {padding} must be smaller than the window {window}")
     strides = window if strides is None else pair(strides)
+    if strides == window and padding == (0, 0):
+        return max_pool_tiles(x, window)
     return nn.max_pool(x, window, strides=strides, padding=[(p, p) for p in padding])
