@@ -31,6 +31,22 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return math.ceil(examples / batch_size)
 
 
+def examples_per_epoch(examples: int, batch_size: int, order: str = "shuffled") -> int:
+    """Number of examples that an epoch has: in lanes of equal length a remainder is left out.
+
+    Raises:
+        DataError: there are fewer examples than lanes.
+    """
+    if order == "shuffled":
+        return examples
+    if examples < batch_size:
+        raise DataError(
+            f"data.order='lanes' needs as many examples as lanes: lower train.batch_size="
+            f"{batch_size} or data.context, the data have {examples} windows"
+        )
+    return examples - examples % batch_size
+
+
 def train_batches(
     source: Source,
     transform: Transform,
@@ -39,16 +55,20 @@ def train_batches(
     seed: int,
     stop: int,
     start: int = 0,
+    order: str = "shuffled",
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 4,
 ) -> Batches:
-    """Returns the batches ``start`` to ``stop - 1`` of an endless stream of shuffled epochs.
+    """Returns the batches ``start`` to ``stop - 1`` of an endless stream of epochs.
 
     Every epoch has every example once, in an order of its own. Its last batch is filled up with
     zeros; ``mask`` is 1 for a row that counts. Each example is transformed with a generator of its
     own, seeded by ``seed`` and its number in the stream.
+
+    In ``lanes`` every row runs through a stretch of the examples of its own, in their order:
+    row ``r`` of the batch after has the example after. ``start`` is 1 where a lane begins.
 
     Args:
         source: the examples.
@@ -57,6 +77,7 @@ def train_batches(
         seed: of order and transforms, between 0 and 2**32 - 1.
         stop: number of the batch after the last.
         start: number of the first batch.
+        order: ``shuffled`` or ``lanes``.
         process_index: which part of the rows to make; only these are decoded.
         process_count: number of parts; divides the batch size.
         workers: processes that make batches; 0: two threads of this one. They are spawned, never
@@ -71,10 +92,21 @@ def train_batches(
     rows = _rows(batch_size, process_index, process_count)
     _check(source, seed)
     # Index i is example i % N of epoch i // N: shuffled anew, with another generator.
-    stream = grain.MapDataset.source(source).seed(seed).shuffle().random_map(transform)
-    batches = grain.MapDataset.range(start, stop).map(
-        lambda k: _batch_of_epoch(stream, k, len(source), batch_size, rows)
-    )
+    stream = grain.MapDataset.source(source).seed(seed)
+    if order == "shuffled":
+        stream = stream.shuffle()
+    stream = stream.random_map(transform)
+    examples = examples_per_epoch(len(source), batch_size, order)
+
+    def batch_at(k: int) -> Batch:
+        epoch, number = divmod(k, steps_per_epoch(examples, batch_size))
+        if order == "shuffled":
+            return _batch(stream, epoch * len(source), _in_turn(number, batch_size, rows, examples))
+        lane = examples // batch_size
+        begins = np.full(len(rows), number == 0, np.float32)
+        return _batch(stream, 0, [row * lane + number for row in rows]) | {"start": begins}
+
+    batches = grain.MapDataset.range(start, stop).map(batch_at)
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
     dataset = batches.to_iter_dataset(options)
     if workers:
@@ -116,29 +148,33 @@ def eval_batches(
     stream = grain.MapDataset.source(source).seed(0).random_map(transform)
     count = steps_per_epoch(len(source), batch_size)
     batches = grain.MapDataset.range(count).map(
-        lambda k: _batch_of_epoch(stream, k, len(source), batch_size, rows)
+        lambda k: _batch(stream, 0, _in_turn(k, batch_size, rows, len(source)))
     )
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
     return iter(batches.to_iter_dataset(options))
 
 
-def _batch_of_epoch(
-    stream: Sequence[Any], k: int, examples: int, batch_size: int, rows: range
-) -> Batch:
-    """This process's rows of the global batch k."""
-    epoch, batch = divmod(k, steps_per_epoch(examples, batch_size))
-    in_epoch = [batch * batch_size + row for row in rows]
-    made = [stream[epoch * examples + i] for i in in_epoch if i < examples]
+def _in_turn(
+    number: int, batch_size: int, rows: range, examples: int
+) -> list[int | None]:
+    """Indices of this process's rows of a batch; None for a row after the last example."""
+    indices = (number * batch_size + row for row in rows)
+    return [index if index < examples else None for index in indices]
+
+
+def _batch(stream: Sequence[Any], first: int, indices: Sequence[int | None]) -> Batch:
+    """Stacks the examples ``first + index``; a row without index is zeros that do not count."""
+    made = [stream[first + index] for index in indices if index is not None]
     # A process whose rows are all padding still needs their shapes.
-    like = made[0] if made else stream[epoch * examples]
+    like = made[0] if made else stream[first]
     padded = {
-        name: np.zeros((len(rows), *np.shape(value)), np.asarray(value).dtype)
+        name: np.zeros((len(indices), *np.shape(value)), np.asarray(value).dtype)
         for name, value in like.items()
     }
     for row, example in enumerate(made):
         for name, value in example.items():
             padded[name][row] = value
-    return padded | {"mask": (np.arange(len(rows)) < len(made)).astype(np.float32)}
+    return padded | {"mask": (np.arange(len(indices)) < len(made)).astype(np.float32)}
 
 
 def _rows(batch_size: int, process_index: int, process_count: int) -> range:

@@ -120,9 +120,7 @@ def open_source(
         DataError: as ``describe``, or the set has no such split.
     """
     info = describe(name, data_dir=data_dir, path=path, validation_fraction=validation_fraction)
-    if split not in info.sizes:
-        hint = " (data.validation_fraction makes one)" if split == "validation" else ""
-        raise DataError(f"data.name={name!r} has no split {split!r}{hint}; {_splits(info)}")
+    check_split(name, split, info.sizes)
     if name in _EMBEDDED:
         arrays = _embedded(name)
         return ArraySource(arrays[f"{split}_image"], arrays[f"{split}_label"])
@@ -170,6 +168,31 @@ class Rows:
         return self.source[int(self.indices[index])]
 
 
+@dataclasses.dataclass(frozen=True)
+class Concatenation:
+    """The examples of several sources, one after the other."""
+
+    parts: tuple[Source, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> Example:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
+def check_split(name: str, split: str, sizes: Mapping[str, int]) -> None:
+    """Raises DataError if ``split`` is none of ``sizes``."""
+    if split not in sizes:
+        hint = " (data.validation_fraction makes one)" if split == "validation" else ""
+        known = ", ".join(f"{other} ({size:,})" for other, size in sizes.items())
+        raise DataError(f"data.name={name!r} has no split {split!r}{hint}; its splits are {known}")
+
+
 def _check(name: str, path: str | None, validation_fraction: float) -> None:
     if name not in dataset_names():
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, dataset_names())}")
@@ -184,10 +207,6 @@ def _check(name: str, path: str | None, validation_fraction: float) -> None:
             f"data.validation_fraction={validation_fraction}: {name!r} has a validation split of "
             "its own; leave the field at 0"
         )
-
-
-def _splits(info: DataInfo) -> str:
-    return "its splits are " + ", ".join(f"{s} ({n:,})" for s, n in info.sizes.items())
 
 
 def _embedded(name: str) -> Mapping[str, np.ndarray]:

@@ -1,0 +1,47 @@
+"""Images with one class each."""
+
+import functools
+from typing import Any
+
+from zoo.data.datasets import Dataset
+from zoo.data.sources import describe, open_source
+from zoo.data.transforms import make_transform
+from zoo.data.vocabulary import Vocabulary
+
+
+def load_images(
+    name: str,
+    *,
+    data_dir: str = "",
+    path: str = "",
+    validation_fraction: float = 0.0,
+    transform: str = "seed",
+    **options: Any,
+) -> Dataset:
+    """Describes a set of images, examples ``{"image", "label"}``.
+
+    Args:
+        name: see ``zoo.data.sources.describe``.
+        data_dir: the TFDS folder; empty: TFDS's own default.
+        path: data of one's own; no set of these names takes one.
+        validation_fraction: share of a TFDS set's train split that becomes ``validation``.
+        transform: see ``zoo.data.transforms.make_transform``.
+        **options: the transform's.
+
+    Raises:
+        DataError: the data are not there, or a field has no meaning for them.
+    """
+    where: dict[str, Any] = {
+        "data_dir": data_dir or None,
+        "path": path or None,
+        "validation_fraction": validation_fraction,
+    }
+    info = describe(name, **where)
+    return Dataset(
+        name=name,
+        sizes=info.sizes,
+        vocabularies={"classes": Vocabulary(info.class_names, "class name")},
+        model_fields={"num_classes": info.num_classes},
+        open_split=functools.partial(open_source, name, **where),
+        transform=lambda train: make_transform(transform, train=train, **options),
+    )

@@ -1,0 +1,164 @@
+"""Running text, cut into windows of characters."""
+
+import dataclasses
+import gzip
+import importlib.resources
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+
+from zoo.data.datasets import Dataset, token_array
+from zoo.data.sources import DataError, Example
+from zoo.data.vocabulary import Vocabulary
+from zoo.errors import did_you_mean
+
+NAMES = ("text", "tiny_shakespeare")
+_SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
+
+
+def load_text(
+    name: str,
+    *,
+    path: str = "",
+    context: int = 64,
+    eval_context: int = 0,
+    stride: int = 0,
+    order: str = "shuffled",
+) -> Dataset:
+    """Describes a text as windows of characters, each with the characters that follow.
+
+    The first 90 % of the text are ``train``, the next 5 % ``validation``, the rest ``test``, as
+    TFDS divides ``tiny_shakespeare``. In evaluation every character but a split's first is
+    predicted once.
+
+    Args:
+        name: ``tiny_shakespeare`` comes with the package; ``text`` is a file of one's own.
+        path: the file of ``text``, in UTF-8.
+        context: characters in a window, at least 1.
+        eval_context: characters in a window of evaluation; 0: as in training.
+        stride: characters between the beginnings of two training windows; 0: ``context``, so that
+            they do not overlap.
+        order: ``shuffled`` or ``lanes``; see ``Dataset``.
+
+    Raises:
+        DataError: the file is absent, not UTF-8 or too short, or a field has no meaning.
+    """
+    text = _read(name, path)
+    stride, eval_context = stride or context, eval_context or context
+    if order == "lanes" and stride != context:
+        raise DataError(
+            f"data.stride={stride} with data.order='lanes': a lane goes on where it ended; leave "
+            "the stride at 0"
+        )
+    vocabulary = Vocabulary(tuple(sorted(set(text))), "character")
+    splits = {
+        split: vocabulary.encode(part) for split, part in _divide(text).items()
+    }
+    for split, tokens in splits.items():
+        shortest = context + 1 if split == "train" else 2
+        if len(tokens) < shortest:
+            raise DataError(
+                f"the {split} split of data.name={name!r} has {len(tokens)} characters, fewer than "
+                f"the {shortest} that a window takes: lower data.context or give a longer text"
+            )
+    windows = {
+        split: (
+            Windows(tokens, context, stride, (len(tokens) - 1 - context) // stride + 1)
+            if split == "train"
+            else Windows(tokens, eval_context, eval_context, -(-(len(tokens) - 1) // eval_context))
+        )
+        for split, tokens in splits.items()
+    }
+    return Dataset(
+        name=name,
+        sizes={split: len(source) for split, source in windows.items()},
+        vocabularies={"characters": vocabulary},
+        model_fields={"vocab_size": len(vocabulary)},
+        open_split=lambda split: windows[split],
+        transform=lambda train: lambda example, generator: example,
+        order=order,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of a text: ``{"tokens", "targets": Int32[length], "token_mask": Float32[length]}``.
+
+    A target is the token after. The last window may be shorter; ``token_mask`` is 1 for what
+    counts.
+
+    Attributes:
+        text: the tokens.
+        length: tokens in a window.
+        stride: tokens between the beginnings of two windows.
+        count: number of windows.
+    """
+
+    text: Int32[np.ndarray, " tokens"]
+    length: int
+    stride: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        begin = index * self.stride
+        window = self.text[begin : begin + self.length + 1]
+        mask = np.arange(self.length) < len(window) - 1
+        return {
+            "tokens": token_array(window[:-1], self.length),
+            "targets": token_array(window[1:], self.length),
+            "token_mask": mask.astype(np.float32),
+        }
+
+
+def read_text(path: str | Path) -> str:
+    """Returns a file's text.
+
+    Raises:
+        DataError: the file is absent, or is not UTF-8; the message names the byte.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        near = [str(other) for other in file.parent.glob("*") if other.is_file()]
+        raise DataError(f"data.path={path}: there is no such file.{did_you_mean(str(path), near)}")
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"data.path={path} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x} "
+            f"({error.reason}). Convert it, for example with `iconv -f latin1 -t utf-8`"
+        ) from error
+
+
+def embedded_text(name: str) -> str:
+    """Returns the text of a compressed file that comes with the package."""
+    file = importlib.resources.files("zoo.data") / "embedded" / name
+    return gzip.decompress(file.read_bytes()).decode("utf-8")
+
+
+def _read(name: str, path: str) -> str:
+    if name == "text":
+        if not path:
+            raise DataError("data.name='text' needs data.path: give a text file in UTF-8")
+        return read_text(path)
+    if name not in NAMES:
+        raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
+    if path:
+        raise DataError(
+            f"data.path={path!r} has no meaning for data.name={name!r}: for a text of your own "
+            "take data.name='text'"
+        )
+    return embedded_text(f"{name}.txt.gz")
+
+
+def _divide(text: str) -> dict[str, str]:
+    parts, begin, share = {}, 0, 0.0
+    for split, fraction in _SHARES.items():
+        share += fraction
+        end = int(len(text) * share)
+        parts[split], begin = text[begin:end], end
+    return parts
