@@ -21,7 +21,7 @@ import numpy as np
 
 from configs.cnn import get_config
 from zoo import config as configs
-from zoo import data, runner
+from zoo import building, data
 from zoo.pretrained import cnn_table, from_reference, to_reference
 from zoo.training.partitioning import compile_step, make_mesh, put_batch, put_replicated
 from zoo.training.state import create_state
@@ -29,18 +29,19 @@ from zoo.training.state import create_state
 BATCHES = 20
 
 
-def make_parts(dropout_rate: float) -> runner.Parts:
+def make_parts(dropout_rate: float) -> building.Parts:
     """Makes the parts of ``configs/cnn.py`` with another dropout rate."""
     config = get_config()
     config.model.dropout_rate = dropout_rate
-    return runner.build(*runner.with_data(configs.check(config)))
+    config.train.ema_decay = 0.0  # the seed's script keeps no average
+    return building.build(*building.with_data(configs.check(config)))
 
 
 def prepare(folder: Path) -> None:
     """Writes ``batches.npz``, [batch, row, …] by name, and ``weights.npz`` by PyTorch's names."""
     parts = make_parts(dropout_rate=0.5)
     batches = data.train_batches(
-        data.open_source(parts.info.name, "train"),
+        data.open_source(parts.dataset.name, "train"),
         data.make_transform("seed", train=True),
         batch_size=parts.config.train.batch_size,
         seed=parts.config.seed,
@@ -51,7 +52,7 @@ def prepare(folder: Path) -> None:
         rows = list(batches)
     stacked: dict[str, Any] = {name: np.stack([one[name] for one in rows]) for name in rows[0]}
     np.savez(folder / "batches.npz", **stacked)
-    weights: dict[str, Any] = to_reference(runner.init_state(parts).params, cnn_table())
+    weights: dict[str, Any] = to_reference(building.init_state(parts).params, cnn_table())
     np.savez(folder / "weights.npz", **weights)
 
 
@@ -97,7 +98,7 @@ def _compiled(folder: Path, *, dropout_rate: float, dtype: str) -> tuple[Callabl
         return x.astype(dtype) if x.dtype == np.float32 else x
 
     with np.load(folder / "weights.npz") as arrays:
-        like = jax.eval_shape(lambda: runner.init_state(parts)).params
+        like = jax.eval_shape(lambda: building.init_state(parts)).params
         params = from_reference(arrays, cnn_table(), like)
     variables = {"params": jax.tree.map(cast, params)}
     state = put_replicated(create_state(variables, parts.optimizer, jax.random.key(0)), mesh)

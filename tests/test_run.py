@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo import cli, commands, runner
+from zoo import building, cli, commands, inference
 from zoo.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -80,8 +80,12 @@ def test_records_have_their_fields_and_epoch_means(finished):
 
 def test_the_step_is_compiled_once_though_the_last_batch_is_partial(finished):
     compiled = finished[2]
-    steps = [m for m in compiled if m.startswith("Finished XLA compilation of jit(step)")]
-    assert len(steps) == 2  # the train step, and the evaluation for both splits
+
+    def count(name):
+        return sum(m.startswith(f"Finished XLA compilation of jit({name})") for m in compiled)
+
+    assert count("step") == 1
+    assert count("evaluation") == 2  # the means of all splits, and the outputs for the scores
 
 
 def test_plots_and_events_can_be_opened(finished):
@@ -116,7 +120,7 @@ def test_evaluation_of_the_checkpoint_gives_the_runs_own_numbers(finished, capsy
     result = json.loads(capsys.readouterr().out)
     assert result["metrics"] == report["metrics"]["test"]
     assert result["confusion_matrix"] == report["confusion_matrix"]
-    best = runner.evaluate(workdir, config(), split="validation", checkpoint="best")
+    best = inference.evaluate(workdir, config(), split="validation", checkpoint="best")
     assert best["step"] == report["best"]["step"]
     assert best["metrics"]["accuracy"] == pytest.approx(report["best"]["accuracy"])
 
@@ -125,7 +129,7 @@ def test_evaluation_of_the_checkpoint_gives_the_runs_own_numbers(finished, capsy
 def test_evaluation_on_other_data_by_override(finished):
     workdir = finished[0]
     other = config("--config.data.name=mnist", f"--config.data.data_dir={TFDS}")
-    result = runner.evaluate(workdir, other)
+    result = inference.evaluate(workdir, other)
     assert np.sum(result["confusion_matrix"]) == 10_000
     assert result["metrics"]["accuracy"] > 0.3
 
@@ -156,8 +160,8 @@ def test_what_cannot_run_is_refused_before_anything_is_trained(tmp_path, overrid
 
 
 def test_the_number_of_classes_comes_from_the_data():
-    filled, info = runner.with_data(config("--config.model.num_classes=0"))
-    assert filled.model.num_classes == info.num_classes == 10
+    filled, dataset = building.with_data(config("--config.model.num_classes=0"))
+    assert filled.model.num_classes == dataset.model_fields["num_classes"] == 10
 
 
 def command(tmp_path, *options):

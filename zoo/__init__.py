@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from zoo.errors import UserError
 
-__all__ = ["UserError", "create_model", "list_models", "run"]
+__all__ = ["UserError", "create_model", "list_models", "load", "run"]
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -> dict[str, Any]:
@@ -21,6 +21,13 @@ def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -
     from zoo import runner
 
     return runner.run(config, workdir, **options)
+
+
+def load(workdir: str | Path, *, checkpoint: str = "latest") -> Any:
+    """Loads a finished run: see ``zoo.inference.load``."""
+    from zoo import inference
+
+    return inference.load(workdir, checkpoint=checkpoint)
 
 
 def create_model(name: str, **overrides: Any) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import commands
-from zoo.config import from_json
 from zoo.errors import UserError
 
 
@@ -40,13 +39,10 @@ def _list(pattern: str) -> None:
 
 
 def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    file = Path(options.workdir) / "config.json"
-    if not file.is_file():
-        raise UserError(f"--workdir={options.workdir} holds no run: there is no {file}")
-    config = commands.override(from_json(file.read_text(encoding="utf-8")), overrides)
-    from zoo import runner
+    from zoo import building, inference
 
-    result = runner.evaluate(
+    config = commands.override(building.read_config(Path(options.workdir)), overrides)
+    result = inference.evaluate(
         options.workdir, config, split=options.split, checkpoint=options.checkpoint
     )
     if options.json:
@@ -56,7 +52,7 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"step {result['step']}")
     for name, value in result["metrics"].items():
         print(f"{name} {value:.4f}")
-    print(result["text"])
+    print(result.get("text", ""))
 
 
 def _parser() -> argparse.ArgumentParser:

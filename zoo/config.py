@@ -62,7 +62,10 @@ _TOP = {
     "precision": _choice("float32", "float32", "tf32", "bfloat16"),
 }
 
+_INITIALIZATIONS = ("pytorch", "lecun_normal", "he_normal", "xavier_uniform")
+
 # By model: its attributes, with the same defaults as the linen module (a test compares them).
+# A number of classes or symbols that is 0 is taken from the data.
 MODELS: dict[str, dict[str, Field]] = {
     "cnn": {
         "num_classes": _at_least(0, 32),
@@ -78,9 +81,7 @@ MODELS: dict[str, dict[str, Field]] = {
         "dropout_rate": _fraction(0.5),
         "activation": _choice("relu", *_ACTIVATIONS),
         "output_activation": _choice("identity", *_ACTIVATIONS),
-        "initialization": _choice(
-            "pytorch", "pytorch", "lecun_normal", "he_normal", "xavier_uniform"
-        ),
+        "initialization": _choice("pytorch", *_INITIALIZATIONS),
     },
 }
 
@@ -91,28 +92,66 @@ TASKS: dict[str, dict[str, Field]] = {
         ),
         "label_smoothing": _fraction(0.0),
     },
+    "language_modelling": {},
+    "sequence_to_sequence": {
+        "label_smoothing": _fraction(0.1),
+        "num_beams": _at_least(1, 4),
+        "length_penalty": Field(1.0, "finite", math.isfinite),
+    },
+}
+
+# By task: the models that it trains.
+TASK_MODELS = {
+    "classification": ("cnn",),
+    "language_modelling": ("gpt", "rnn"),
+    "sequence_to_sequence": ("transformer",),
 }
 
 # By task: what its evaluation measures; ``checkpoint.metric`` is one of them.
-TASK_METRICS = {"classification": ("accuracy", "loss")}
-
-DATASETS = ("cifar10", "mnist", "mnist_subset")
-
-_DATA = {
-    "name": _choice("mnist_subset", *DATASETS),
-    "data_dir": Field(""),
-    "path": Field(""),
-    "transform": _choice("seed", "seed"),
-    "image_size": _at_least(1, 48),
-    "mean": Field(0.1307, "finite", math.isfinite),
-    "std": _above_zero(0.3081),
-    "rotation_degrees": Field(10.0, "between 0 and 180", lambda value: 0 <= value <= 180),
-    "brightness": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
-    "contrast": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
-    "validation_fraction": _fraction(0.0),
-    "workers": _at_least(0, 0),
-    "prefetch": _at_least(1, 4),
+TASK_METRICS = {
+    "classification": ("accuracy", "loss"),
+    "language_modelling": ("loss", "accuracy"),
+    "sequence_to_sequence": ("loss", "accuracy"),
 }
+
+# By task: its kind of data. The first field of each is the name.
+DATA: dict[str, dict[str, Field]] = {
+    "classification": {
+        "name": _choice("mnist_subset", "cifar10", "mnist", "mnist_subset"),
+        "data_dir": Field(""),
+        "path": Field(""),
+        "transform": _choice("seed", "seed"),
+        "image_size": _at_least(1, 48),
+        "mean": Field(0.1307, "finite", math.isfinite),
+        "std": _above_zero(0.3081),
+        "rotation_degrees": Field(10.0, "between 0 and 180", lambda value: 0 <= value <= 180),
+        "brightness": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
+        "contrast": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
+        "validation_fraction": _fraction(0.0),
+    },
+    "language_modelling": {
+        "name": _choice("tiny_shakespeare", "text", "tiny_shakespeare"),
+        "path": Field(""),
+        "context": _at_least(1, 64),
+        "eval_context": _at_least(0, 0),
+        "stride": _at_least(0, 0),
+        "order": _choice("shuffled", "shuffled", "lanes"),
+    },
+    "sequence_to_sequence": {
+        "name": _choice("cmudict", "cmudict", "pairs"),
+        "path": Field(""),
+        "source_column": Field("source"),
+        "target_column": Field("target"),
+        "target_symbols": _choice("words", "words", "characters"),
+        "stress": Field(False),
+        "max_source_length": _at_least(1, 20),
+        "max_target_length": _at_least(1, 20),
+        "validation_fraction": _fraction(0.02),
+        "test_fraction": _fraction(0.05),
+    },
+}
+
+_BATCHING = {"workers": _at_least(0, 0), "prefetch": _at_least(1, 4)}
 
 _OPTIMIZER = {
     "name": _choice("adam", "adam", "adamw", "lion", "rmsprop", "sgd"),
@@ -146,11 +185,7 @@ _TRAIN = {
     "log_every": _at_least(1, 10),
 }
 
-_CHECKPOINT = {
-    "every": _at_least(1, 100),
-    "keep": _at_least(1, 2),
-    "metric": Field("accuracy"),
-}
+_CHECKPOINT = {"every": _at_least(1, 100), "keep": _at_least(1, 2)}
 
 _MESH = {
     "data": Field(-1, "-1 (all devices) or at least 1", lambda value: value == -1 or value > 0)
@@ -294,10 +329,10 @@ def _fields(model: str, task: str) -> dict[str, Field]:
     sections = {
         "model": {"name": _choice(model, *MODELS)} | MODELS[model],
         "task": {"name": _choice(task, *TASKS)} | TASKS[task],
-        "data": _DATA,
+        "data": DATA[task] | _BATCHING,
         "optimizer": _OPTIMIZER,
         "train": _TRAIN,
-        "checkpoint": _CHECKPOINT | {"metric": _choice("accuracy", *TASK_METRICS[task])},
+        "checkpoint": _CHECKPOINT | {"metric": _choice(TASK_METRICS[task][0], *TASK_METRICS[task])},
         "mesh": _MESH,
     }
     nested = {
@@ -403,6 +438,22 @@ def _check_combinations(config: ConfigDict) -> None:
             )
         if config.model.num_classes == 1:
             raise ConfigError("model.num_classes=1: a classification needs at least 2")
+    if config.model.name not in TASK_MODELS[config.task.name]:
+        raise ConfigError(
+            f"task.name={config.task.name!r} does not train model.name={config.model.name!r}: it "
+            f"trains {' and '.join(TASK_MODELS[config.task.name])}"
+        )
+    if config.task.name == "language_modelling" and data.order == "lanes":
+        if config.model.name != "rnn":
+            raise ConfigError(
+                f"data.order='lanes' carries a recurrent state from batch to batch, and model.name="
+                f"{config.model.name!r} has none: take 'shuffled'"
+            )
+        if train.accumulate > 1:
+            raise ConfigError(
+                f"train.accumulate={train.accumulate} with data.order='lanes': every row has a "
+                "state of its own, which parts of a batch cannot share; take train.accumulate=1"
+            )
     if data.name == "mnist_subset" and data.validation_fraction:
         raise ConfigError(
             f"data.validation_fraction={data.validation_fraction}: 'mnist_subset' has a validation "

@@ -49,3 +49,28 @@ def classification_scores(
         ),
         "confusion_matrix": confusion_matrix(labels, predictions, labels=classes).tolist(),
     }
+
+
+def edit_errors(
+    outputs: Sequence[Sequence[int]], references: Sequence[Sequence[Sequence[int]]]
+) -> tuple[int, int, int]:
+    """Counts how far outputs are from the nearest of their references.
+
+    Args:
+        outputs: sequences of symbols.
+        references: for each output all sequences that count as right, at least one.
+
+    Returns:
+        The number of outputs that equal no reference; the number of insertions, deletions and
+        substitutions (Levenshtein's distance) to the nearest references; their length in all.
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    wrong = edits = length = 0
+    for output, right in zip(outputs, references, strict=True):
+        # Of two that are equally near the longer one: the smaller share of errors.
+        distance, minus_length = min((Levenshtein.distance(output, r), -len(r)) for r in right)
+        wrong += distance > 0
+        edits += distance
+        length -= minus_length
+    return wrong, edits, length

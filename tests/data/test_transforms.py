@@ -123,7 +123,7 @@ def test_every_name_makes_a_transform():
         ("sed", {}, ["data.transform='sed'", "Did you mean 'seed'"]),
         ("seed", {"std": 0.0}, ["std=0.0", "above 0"]),
         ("seed", {"brightness": 1.5}, ["brightness=1.5", "between 0 and 1"]),
-        ("seed", {"degrees": -1.0}, ["degrees=-1.0"]),
+        ("seed", {"rotation_degrees": -1.0}, ["rotation_degrees=-1.0"]),
         ("seed", {"image_size": 0}, ["image_size=0"]),
     ],
 )

@@ -154,9 +154,7 @@ def eval_batches(
     return iter(batches.to_iter_dataset(options))
 
 
-def _in_turn(
-    number: int, batch_size: int, rows: range, examples: int
-) -> list[int | None]:
+def _in_turn(number: int, batch_size: int, rows: range, examples: int) -> list[int | None]:
     """Indices of this process's rows of a batch; None for a row after the last example."""
     indices = (number * batch_size + row for row in rows)
     return [index if index < examples else None for index in indices]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -48,13 +48,6 @@ class Dataset:
         return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
 
 
-class Loader(Protocol):
-    """Makes a data set from the fields of a config's ``data`` section."""
-
-    def __call__(self, name: str, **fields: Any) -> Dataset:
-        """Describes the data set ``name``; a missing one is found out at once."""
-
-
 def load(task: str, fields: Mapping[str, Any]) -> Dataset:
     """Describes the data of a task; reads no more than it must.
 
@@ -80,7 +73,7 @@ def token_array(tokens: Any, length: int, padding: int = 0) -> np.ndarray:
     return padded
 
 
-def _loaders() -> dict[str, Loader]:
+def _loaders() -> dict[str, Callable[..., Dataset]]:
     from zoo.data.images import load_images
     from zoo.data.pairs import load_pairs
     from zoo.data.text import load_text

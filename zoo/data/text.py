@@ -52,9 +52,7 @@ def load_text(
             "the stride at 0"
         )
     vocabulary = Vocabulary(tuple(sorted(set(text))), "character")
-    splits = {
-        split: vocabulary.encode(part) for split, part in _divide(text).items()
-    }
+    splits = {split: vocabulary.encode(part) for split, part in _divide(text).items()}
     for split, tokens in splits.items():
         shortest = context + 1 if split == "train" else 2
         if len(tokens) < shortest:

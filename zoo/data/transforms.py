@@ -63,7 +63,7 @@ class SeedTransform:
         image_size: side of the result, in pixels.
         mean: subtracted from values in [0, 1].
         std: divided by, above 0.
-        degrees: the rotation is drawn between minus and plus this.
+        rotation_degrees: the rotation is drawn between minus and plus this.
         brightness: the factor is drawn between 1 minus and 1 plus this, which is at most 1.
         contrast: likewise.
     """
@@ -72,7 +72,7 @@ class SeedTransform:
     image_size: int = 48
     mean: float = 0.1307
     std: float = 0.3081
-    degrees: float = 10.0
+    rotation_degrees: float = 10.0
     brightness: float = 0.2
     contrast: float = 0.2
 
@@ -81,7 +81,7 @@ class SeedTransform:
         ranges = {
             "image_size": (self.image_size >= 1, "at least 1"),
             "std": (self.std > 0, "above 0"),
-            "degrees": (0 <= self.degrees <= 180, "between 0 and 180"),
+            "rotation_degrees": (0 <= self.rotation_degrees <= 180, "between 0 and 180"),
             "brightness": (0 <= self.brightness <= 1, "between 0 and 1"),
             "contrast": (0 <= self.contrast <= 1, "between 0 and 1"),
         }
@@ -95,7 +95,7 @@ class SeedTransform:
         image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
         image = grayscale(resize(image, self.image_size))
         if self.train:
-            image = rotate(image, generator.uniform(-self.degrees, self.degrees))
+            image = rotate(image, generator.uniform(-self.rotation_degrees, self.rotation_degrees))
             changes = [
                 (adjust_brightness, generator.uniform(1 - self.brightness, 1 + self.brightness)),
                 (adjust_contrast, generator.uniform(1 - self.contrast, 1 + self.contrast)),

@@ -1,25 +1,28 @@
 """Pictures of a run, as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def plot_curves(path: Path, records: Sequence[dict[str, Any]], metrics: Sequence[str]) -> None:
-    """Draws each metric against the step, one line a split.
+def plot_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Draws each metric of the evaluations against the step, one line a split.
 
     Args:
         path: the PNG file to write.
         records: the records of ``metrics.jsonl``.
-        metrics: names of the metrics, one panel each.
     """
+    not_drawn = {"split", "step", "epoch", "seconds"}
+    evaluated = [record for record in records if record["split"] in ("validation", "test")]
+    metrics = sorted(set().union(*evaluated) - not_drawn, key=lambda name: (name != "loss", name))
     figure, axes = _figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
     styles: dict[str, dict[str, Any]] = {
         "train": {"alpha": 0.5},
         "train_epoch": {"marker": "o"},
         "validation": {"marker": "s"},
+        "test": {"marker": "*", "markersize": 10},
     }
     for axis, metric in zip(axes, metrics, strict=True):
         for split, style in styles.items():
@@ -55,6 +58,22 @@ def plot_confusion_matrix(
         color = "white" if np.log1p(count) > dark else "black"
         axis.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def plot_scores(
+    folder: Path, report: Mapping[str, Any], symbols: Mapping[str, Sequence[str]]
+) -> None:
+    """Draws what a report has to draw, each into a file of its own in ``folder``.
+
+    Args:
+        folder: where the PNG files go.
+        report: the content of ``report.json``.
+        symbols: of the data, by vocabulary.
+    """
+    if "confusion_matrix" in report:
+        plot_confusion_matrix(
+            folder / "confusion_matrix.png", report["confusion_matrix"], symbols["classes"]
+        )
 
 
 def _figure(*, ncols: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """One class of several for each example."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,7 @@ class Classification:
     label_smoothing: float = 0.0
     class_names: tuple[str, ...] = ()
 
-    references = ("label",)
+    references: ClassVar[tuple[str, ...]] = ("label",)
     """Arrays of a batch that ``score`` needs."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
@@ -73,9 +73,14 @@ class Classification:
     def score(
         self, outputs: dict[str, np.ndarray], references: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Returns the per-class report and the confusion matrix of a whole split."""
+        """Returns the report of each class and the confusion matrix, as ``text`` too."""
         predictions = outputs["probability"].argmax(axis=-1)
-        return classification_scores(references["label"], predictions, self.class_names)
+        scores = classification_scores(references["label"], predictions, self.class_names)
+        matrix = np.array2string(np.array(scores["confusion_matrix"]))
+        return scores | {
+            "text": f"\nClassification report\n{scores['text']}\n"
+            f"Confusion matrix (rows = true, columns = predicted)\n{matrix}"
+        }
 
     def _logits(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
         logits: Any = self.model.apply({"params": params, **model_state}, batch["image"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from zoo.errors import UserError
@@ -60,6 +61,38 @@ class Checkpoints:
     def restore_best(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """Restores the best checkpoint, or returns None where there is none."""
         return _restore(self._best, like)
+
+    def read_state(self, which: str, sharding: Any) -> tuple[dict[str, PyTree], int] | None:
+        """Reads parameters and model state for use without training.
+
+        Args:
+            which: ``latest`` or ``best``.
+            sharding: how the arrays lie on the devices of this process.
+
+        Returns:
+            ``params``, ``ema_params`` (None where there is no average) and ``model_state``, and
+            their step; or None where there is no checkpoint.
+        """
+        manager = {"latest": self._latest, "best": self._best}[which]
+        step = manager.latest_step()
+        if step is None:
+            return None
+        folder = manager.directory / str(step) / "arrays"
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            saved = reader.metadata(folder).item_metadata["state"]
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                {name: saved[name] for name in ("params", "ema_params", "model_state")},
+            )
+            restored = reader.restore(
+                folder,
+                args=ocp.args.PyTreeRestore(
+                    {"state": like},
+                    restore_args=ocp.checkpoint_utils.construct_restore_args({"state": like}),
+                    partial_restore=True,
+                ),
+            )
+        return restored["state"], step
 
     def wait(self) -> None:
         """Returns when all saves that were started are on disk."""

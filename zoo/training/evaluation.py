@@ -8,29 +8,28 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from zoo.training.partitioning import compile_step, put_batch
+from zoo.training.partitioning import compile_step, put_batch, put_replicated
 from zoo.training.precision import with_precision
-from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
 
 HostBatch = dict[str, np.ndarray]
 
 
 def compile_evaluation(
-    evaluate: Callable,
+    evaluate: Callable | None,
     predict: Callable | None,
-    state: TrainState,
+    carry: dict[str, Any],
     batch: Any,
     mesh: Mesh,
     *,
     precision: str,
 ) -> tuple[Callable, float]:
-    """Compiles a task's evaluation and prediction as one function: the forward pass is shared.
+    """Compiles a task's evaluation and prediction, one of them or both, as one function.
 
     Args:
-        evaluate: ``(params, model_state, batch, key) -> {name: (sum, weight)}``.
+        evaluate: ``(params, model_state, batch, key) -> {name: (sum, weight)}``; None: no sums.
         predict: the same arguments -> outputs whose first axis is the batch; None: no outputs.
-        state: a train state or its shapes.
+        carry: ``params``, ``model_state`` and ``key``, or their shapes.
         batch: the shapes of a global batch.
         mesh: the devices.
         precision: as in training.
@@ -40,20 +39,20 @@ def compile_evaluation(
     """
 
     def both(params: Any, model_state: Any, batch: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
-        outputs = predict(params, model_state, batch, key) if predict else {}
-        return evaluate(params, model_state, batch, key), outputs
+        sums = evaluate(params, model_state, batch, key) if evaluate else {}
+        return sums, predict(params, model_state, batch, key) if predict else {}
 
     computed = with_precision(both, precision)
 
-    def step(carry: dict[str, Any], batch: Any) -> tuple[Any, Any]:
+    def evaluation(carry: dict[str, Any], batch: Any) -> tuple[Any, Any]:
         return computed(carry["params"], carry["model_state"], batch, carry["key"])
 
-    return compile_step(step, _carry(state), batch, mesh, donate=False)
+    return compile_step(evaluation, carry, batch, mesh, donate=False)
 
 
 def evaluate_split(
     compiled: Callable,
-    state: TrainState,
+    carry: dict[str, Any],
     batches: Iterable[HostBatch],
     mesh: Mesh,
     *,
@@ -64,7 +63,7 @@ def evaluate_split(
 
     Args:
         compiled: what ``compile_evaluation`` returned.
-        state: whose ``eval_params`` are evaluated.
+        carry: ``params``, ``model_state`` and ``key``.
         batches: padded batches with ``mask``.
         mesh: the devices.
         references: names of the batch's arrays to keep, for scores on the host.
@@ -76,7 +75,7 @@ def evaluate_split(
     Raises:
         Stopped: a signal arrived.
     """
-    carry = _carry(state)
+    carry = put_replicated(carry, mesh)
     totals: dict[str, tuple[float, float]] = {}
     outputs: list[dict[str, np.ndarray]] = []
     kept: list[dict[str, np.ndarray]] = []
@@ -92,10 +91,6 @@ def evaluate_split(
         kept.append({name: batch[name][real] for name in references})
     means = {name: total / weight for name, (total, weight) in totals.items() if weight}
     return means, _stack(outputs), _stack(kept)
-
-
-def _carry(state: TrainState) -> dict[str, Any]:
-    return {"params": state.eval_params, "model_state": state.model_state, "key": state.key}
 
 
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -70,17 +70,13 @@ def test_many_chunks_add_up(monkeypatch):
     monkeypatch.setattr("zoo.layers.tuned.convolution._CHUNK", 1)
     with jax.enable_x64(True):
         arrays = problem(SAME)
-        assert_close(
-            gradients(convolve, SAME, *arrays), gradients(plain, SAME, *arrays), 1e-13
-        )
+        assert_close(gradients(convolve, SAME, *arrays), gradients(plain, SAME, *arrays), 1e-13)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
 def test_lower_precisions_keep_their_type(dtype, tolerance):
     arrays = problem(SAME, dtype=dtype)
-    assert_close(
-        gradients(convolve, SAME, *arrays), gradients(plain, SAME, *arrays), tolerance
-    )
+    assert_close(gradients(convolve, SAME, *arrays), gradients(plain, SAME, *arrays), tolerance)
 
 
 def test_mapped_over_examples_and_kernels():

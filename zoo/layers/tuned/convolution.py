@@ -44,9 +44,7 @@ def _forward(x: Image, kernel: Kernel, window: Window) -> tuple[Output, tuple[Im
     return _plain(window, x, kernel), (x, kernel)
 
 
-def _backward(
-    window: Window, residuals: tuple[Image, Kernel], dy: Output
-) -> tuple[Image, Kernel]:
+def _backward(window: Window, residuals: tuple[Image, Kernel], dy: Output) -> tuple[Image, Kernel]:
     x, kernel = residuals
     dx = _input_gradient(window, x, kernel, dy)
     # Groups are many small products, and of few channels XLA's own form is the faster one.

@@ -1,0 +1,97 @@
+"""The next token of a text."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from zoo.losses import cross_entropy
+from zoo.metrics import correct
+
+Batch = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelling:
+    """Joins a language model with the cross-entropy of the next token.
+
+    A batch has ``tokens`` and ``targets: Int[Array, "batch time"]``, the token after each;
+    ``token_mask: Float[Array, "batch time"]`` and ``mask: Float[Array, "batch"]``, 1 for what
+    counts; and with ``carry_state`` also ``start: Float[Array, "batch"]``.
+
+    Attributes:
+        model: a linen module ``(tokens, cache, train) -> (logits, cache)`` with
+            ``initial_cache(batch_size, max_length)``, such as ``zoo.models.RNN`` or ``GPT``.
+        carry_state: truncated back-propagation through time: a row begins with the state in which
+            the same row of the batch before ended, unless ``start`` is 1. The state is part of the
+            model state, and so of checkpoints. Evaluation always begins with zeros.
+    """
+
+    model: nn.Module
+    carry_state: bool = False
+
+    references: ClassVar[tuple[str, ...]] = ()
+    """Arrays of a batch that ``score`` needs: none."""
+
+    def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
+        """Returns the model's variables, and the state of each row of ``batch``."""
+        variables = dict(self.model.init(key, batch["tokens"][:1]))
+        if self.carry_state:
+            variables["carry"] = self.model.initial_cache(*batch["tokens"].shape)
+        return variables
+
+    def loss(
+        self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Any, dict[str, Any]]]:
+        """Returns the summed training loss, and the number of tokens, the new state and metrics."""
+        carry = None
+        if self.carry_state:
+            goes_on = 1 - batch["start"]
+            carry = jax.tree.map(
+                lambda rows: jnp.einsum("b...,b->b...", rows, goes_on.astype(rows.dtype)),
+                model_state["carry"],
+            )
+        logits, carry = self.model.apply(
+            {"params": params}, batch["tokens"], carry, train=True, rngs={"dropout": key}
+        )
+        if self.carry_state:
+            model_state = {**model_state, "carry": jax.lax.stop_gradient(carry)}
+        sums = _sums(logits, batch)
+        loss_sum, weight = sums.pop("loss")
+        return loss_sum, (weight, model_state, sums)
+
+    def evaluate(
+        self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray
+    ) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+        """Returns ``loss``, in nats a token, and ``accuracy`` as (sum, weight)."""
+        logits, _ = self.model.apply({"params": params}, batch["tokens"])
+        return _sums(logits, batch)
+
+    def predict(
+        self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Returns nothing: no score needs the outputs."""
+        return {}
+
+    def score(
+        self, outputs: dict[str, np.ndarray], references: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """Returns nothing: the means say it all."""
+        return {}
+
+
+def _sums(
+    logits: Float[Array, "batch time vocab"], batch: Batch
+) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
+    # Losses are added up in float32 at least, whatever the model computes in.
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    counts = (batch["token_mask"] * batch["mask"][:, None]).astype(logits.dtype)
+    weight = counts.sum()
+    return {
+        "loss": ((cross_entropy(logits, batch["targets"]) * counts).sum(), weight),
+        "accuracy": ((correct(logits, batch["targets"]) * counts).sum(), weight),
+    }
