@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.cnn import get_config
-from zoo import config as configs
 from zoo import building, data
+from zoo import config as configs
 from zoo.pretrained import cnn_table, from_reference, to_reference
 from zoo.training.partitioning import compile_step, make_mesh, put_batch, put_replicated
 from zoo.training.state import create_state

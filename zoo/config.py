@@ -83,6 +83,15 @@ MODELS: dict[str, dict[str, Field]] = {
         "output_activation": _choice("identity", *_ACTIVATIONS),
         "initialization": _choice("pytorch", *_INITIALIZATIONS),
     },
+    "rnn": {
+        "vocab_size": _at_least(0, 256),
+        "cell": _choice("lstm", "gru", "lstm", "rnn", "rnn_relu"),
+        "embed_features": _at_least(1, 256),
+        "features": _at_least(1, 256),
+        "num_layers": _at_least(1, 2),
+        "dropout_rate": _fraction(0.0),
+        "initialization": _choice("pytorch", *_INITIALIZATIONS),
+    },
 }
 
 TASKS: dict[str, dict[str, Field]] = {

@@ -8,10 +8,11 @@ import flax.linen as nn
 
 from zoo.errors import UserError, did_you_mean
 from zoo.models.cnn import CNN
+from zoo.models.rnn import RNN
 
-__all__ = ["CNN", "MODELS", "create_model", "list_models"]
+__all__ = ["CNN", "MODELS", "RNN", "create_model", "list_models"]
 
-MODELS: dict[str, type[nn.Module]] = {"cnn": CNN}
+MODELS: dict[str, type[nn.Module]] = {"cnn": CNN, "rnn": RNN}
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:
