@@ -33,6 +33,18 @@ def torchvision() -> ModuleType:
     return peer("torchvision")
 
 
+def transformers() -> ModuleType:
+    """Hugging Face transformers, which imports torchvision where that is installed."""
+    torchvision()
+    return peer("transformers")
+
+
+def diffusers() -> ModuleType:
+    """diffusers, which imports transformers where that is installed."""
+    torchvision()
+    return peer("diffusers")
+
+
 def _defined(qualified: str) -> bool:
     namespace, operator = qualified.split("::")
     return hasattr(getattr(torch().ops, namespace), operator)

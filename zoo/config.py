@@ -83,6 +83,15 @@ MODELS: dict[str, dict[str, Field]] = {
         "output_activation": _choice("identity", *_ACTIVATIONS),
         "initialization": _choice("pytorch", *_INITIALIZATIONS),
     },
+    "gpt": {
+        "vocab_size": _at_least(0, 50257),
+        "context": _at_least(1, 1024),
+        "num_layers": _at_least(1, 12),
+        "num_heads": _at_least(1, 12),
+        "features": _at_least(1, 768),
+        "dropout_rate": _fraction(0.1),
+        "use_bias": Field(True),
+    },
     "rnn": {
         "vocab_size": _at_least(0, 256),
         "cell": _choice("lstm", "gru", "lstm", "rnn", "rnn_relu"),
@@ -452,6 +461,13 @@ def _check_combinations(config: ConfigDict) -> None:
             f"task.name={config.task.name!r} does not train model.name={config.model.name!r}: it "
             f"trains {' and '.join(TASK_MODELS[config.task.name])}"
         )
+    if config.model.name == "gpt":
+        _check_heads(config)
+        if max(data.context, data.eval_context) > config.model.context:
+            raise ConfigError(
+                f"data.context={data.context}, data.eval_context={data.eval_context}: the model "
+                f"reads at most model.context={config.model.context} tokens"
+            )
     if config.task.name == "language_modelling" and data.order == "lanes":
         if config.model.name != "rnn":
             raise ConfigError(
@@ -467,6 +483,14 @@ def _check_combinations(config: ConfigDict) -> None:
         raise ConfigError(
             f"data.validation_fraction={data.validation_fraction}: 'mnist_subset' has a validation "
             "split of its own; leave the field at 0"
+        )
+
+
+def _check_heads(config: ConfigDict) -> None:
+    model = config.model
+    if model.features % model.num_heads:
+        raise ConfigError(
+            f"model.num_heads={model.num_heads} must divide model.features={model.features}"
         )
 
 

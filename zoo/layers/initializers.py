@@ -12,18 +12,21 @@ from zoo.errors import UserError, did_you_mean
 Init = Callable[[PRNGKeyArray, tuple[int, ...]], Array]
 
 
-def kernel_and_bias(name: str, fan_in: int) -> tuple[Init, Init]:
+def kernel_and_bias(name: str | float, fan_in: int) -> tuple[Init, Init]:
     """Returns the initialisers of a kernel ``[..., in, out]`` and of its bias ``[out]``.
 
     Args:
         name: ``pytorch``: both uniform between ±1/sqrt(fan_in), as ``torch.nn.Conv2d`` and
             ``Linear`` begin (``kaiming_uniform_`` with ``a=sqrt(5)``). ``lecun_normal`` (linen's
-            own), ``he_normal``, ``xavier_uniform``: the kernel so, the bias zero.
+            own), ``he_normal``, ``xavier_uniform``: the kernel so, the bias zero. A number: the
+            kernel normal with this standard deviation, the bias zero.
         fan_in: number of inputs to one output.
 
     Raises:
         UserError: the name is unknown.
     """
+    if isinstance(name, int | float):
+        return initializers.normal(name), initializers.zeros
     bound = 1 / math.sqrt(fan_in)
 
     def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:

@@ -20,7 +20,7 @@ class Linear(nn.Module):
 
     features: int
     use_bias: bool = True
-    initialization: str = "pytorch"
+    initialization: str | float = "pytorch"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:

@@ -8,11 +8,12 @@ import flax.linen as nn
 
 from zoo.errors import UserError, did_you_mean
 from zoo.models.cnn import CNN
+from zoo.models.gpt import GPT
 from zoo.models.rnn import RNN
 
-__all__ = ["CNN", "MODELS", "RNN", "create_model", "list_models"]
+__all__ = ["CNN", "GPT", "MODELS", "RNN", "create_model", "list_models"]
 
-MODELS: dict[str, type[nn.Module]] = {"cnn": CNN, "rnn": RNN}
+MODELS: dict[str, type[nn.Module]] = {"cnn": CNN, "gpt": GPT, "rnn": RNN}
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:

@@ -7,51 +7,42 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.pretrained.transforms import (
-    AS_IT_IS,
-    CONV_OIHW,
-    LINEAR_TRANSPOSED,
-    Transform,
-    flatten_chw,
-)
+from zoo.pretrained.transforms import AS_IT_IS, LINEAR_TRANSPOSED, Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of several equal parts of a reference's array, such as the key in ``in_proj_weight``.
+
+    Attributes:
+        index: which part.
+        of: number of parts.
+        axis: of the reference's array.
+    """
+
+    index: int
+    of: int
+    axis: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One array under both names.
+    """One of our arrays under both names.
 
     Attributes:
         reference: the reference's name, such as ``conv1.weight``.
         ours: our path, such as ``conv1/kernel``.
         transform: between the layouts.
+        part: which part of the reference's array is ours; None: the whole.
     """
 
     reference: str
     ours: str
     transform: Transform = AS_IT_IS
+    part: Part | None = None
 
 
 Table = Sequence[Entry]
-
-
-def cnn_table(image_size: int = 48, pool_size: int = 2) -> Table:
-    """The table of ``zoo.models.CNN`` and the seed's PyTorch class.
-
-    Args:
-        image_size: side of the images, on which the order of ``fc1``'s inputs depends.
-        pool_size: the model's.
-    """
-    side = image_size // pool_size // pool_size
-    layers = dict.fromkeys(("conv1", "conv2", "conv3"), CONV_OIHW)
-    layers |= {"fc1": flatten_chw(side, side), "fc2": LINEAR_TRANSPOSED}
-    return [
-        entry
-        for layer, transform in layers.items()
-        for entry in (
-            Entry(f"{layer}.weight", f"{layer}/kernel", transform),
-            Entry(f"{layer}.bias", f"{layer}/bias"),
-        )
-    ]
 
 
 def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
@@ -62,11 +53,11 @@ def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarra
     """
     flat = _flatten(params)
     _check_names(flat, [entry.ours for entry in table], "the parameters")
-    arrays = {}
+    parts: dict[str, list[tuple[Part | None, np.ndarray]]] = {}
     for entry in table:
         array = entry.transform.to_reference(np.asarray(flat[entry.ours]))
-        arrays[entry.reference] = np.ascontiguousarray(array)
-    return arrays
+        parts.setdefault(entry.reference, []).append((entry.part, array))
+    return {name: np.ascontiguousarray(_joined(found)) for name, found in parts.items()}
 
 
 def from_reference(
@@ -84,14 +75,16 @@ def from_reference(
     """
     shapes = _flatten(like)
     _check_names(shapes, [entry.ours for entry in table], "the model's parameters")
-    wrong = _wrong_names(arrays, [entry.reference for entry in table])
+    wrong = _wrong_names(arrays, list(dict.fromkeys(entry.reference for entry in table)))
     made: dict[str, Any] = {}
     for entry in table:
         if entry.reference not in arrays:
             continue
         wanted = shapes[entry.ours].shape
         try:
-            array = np.ascontiguousarray(entry.transform.to_ours(arrays[entry.reference]))
+            whole = arrays[entry.reference]
+            array = whole if entry.part is None else _part(whole, entry.part)
+            array = np.ascontiguousarray(entry.transform.to_ours(array))
         except ValueError:
             array = None
         if array is None or array.shape != wanted:
@@ -106,6 +99,30 @@ def from_reference(
     if wrong:
         raise UserError("the weights do not fit the model:\n  " + "\n  ".join(wrong))
     return made
+
+
+def _part(whole: np.ndarray, part: Part) -> np.ndarray:
+    return np.split(whole, part.of, axis=part.axis)[part.index]
+
+
+def _joined(parts: Sequence[tuple[Part | None, np.ndarray]]) -> np.ndarray:
+    (first, array), *_ = parts
+    if first is None:
+        return array
+    in_order = sorted(parts, key=lambda item: item[0].index if item[0] else 0)
+    return np.concatenate([array for _, array in in_order], axis=first.axis)
+
+
+def linear_entries(reference: str, ours: str, *, bias: bool = True) -> Table:
+    """The entries of a linear layer: PyTorch's ``weight`` and ``bias``."""
+    entries = [Entry(f"{reference}.weight", f"{ours}/kernel", LINEAR_TRANSPOSED)]
+    return [*entries, Entry(f"{reference}.bias", f"{ours}/bias")] if bias else entries
+
+
+def norm_entries(reference: str, ours: str, *, bias: bool = True) -> Table:
+    """The entries of a normalisation: PyTorch's ``weight`` and ``bias``."""
+    entries = [Entry(f"{reference}.weight", f"{ours}/scale")]
+    return [*entries, Entry(f"{reference}.bias", f"{ours}/bias")] if bias else entries
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

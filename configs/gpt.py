@@ -1,0 +1,48 @@
+"""A small GPT on the characters of Shakespeare's plays: nanoGPT's recipe for a CPU.
+
+    python train.py --config configs/gpt.py
+
+4 layers of width 128, 64 characters of context, 2,000 steps of 12 windows. nanoGPT's validation
+text, the last 10 %, is here the splits validation and test together:
+
+    zoo evaluate --workdir runs/gpt --split validation+test
+
+Expected time and score: see the README's table, which the benchmarks write.
+"""
+
+from ml_collections import ConfigDict
+
+from zoo.config import ConfigError, base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config; there are no variants."""
+    if variant:
+        raise ConfigError(f"configs/gpt.py:{variant}: there are no variants")
+    config = base(model="gpt", task="language_modelling")
+    config.model.vocab_size = 0
+    config.model.context = 64
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.features = 128
+    config.model.dropout_rate = 0.0
+    config.model.use_bias = False
+    config.data.name = "tiny_shakespeare"
+    config.data.context = 64
+    config.data.stride = 1
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "warmup_cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.end_value = 1e-4
+    config.optimizer.b2 = 0.99
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.decay_exclude = "scale|bias"
+    config.optimizer.clip_norm = 1.0
+    config.train.batch_size = 12
+    config.train.steps = 2000
+    config.train.log_every = 50
+    config.train.eval_every = 500
+    config.train.eval_batch_size = 64
+    config.checkpoint.every = 500
+    return config

@@ -1,0 +1,159 @@
+"""Decoding against ``transformers.generate``, with the same tiny GPT-2."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peers
+import pytest
+
+from zoo.decoding import beam_search, choose, filter_logits, greedy, stream
+from zoo.errors import UserError
+from zoo.models import GPT
+from zoo.pretrained import from_reference, gpt_table
+
+CONFIG = {"vocab_size": 37, "context": 32, "num_layers": 2, "num_heads": 2, "features": 16}
+
+
+@functools.cache
+def both():
+    """Our model as a step in float64, its empty cache, and Hugging Face's."""
+    torch, transformers = peers.torch(), peers.transformers()
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=37, n_positions=32, n_embd=16, n_layer=2, n_head=2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.6,
+    )  # fmt: skip
+    theirs = transformers.GPT2LMHeadModel(config).double().eval()
+    ours = GPT(**CONFIG)
+    with jax.enable_x64(True):
+        like = jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        weights = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+        params = jax.tree.map(jnp.asarray, from_reference(weights, gpt_table(2), like))
+    return ours, params, theirs
+
+
+def ours_as_step():
+    ours, params, _ = both()
+    return lambda tokens, cache: ours.apply({"params": params}, tokens, cache)
+
+
+def prompt(rows=3, time=4):
+    return np.random.default_rng(1).integers(3, 37, (rows, time))
+
+
+def test_greedy_is_transformers():
+    ours, _, theirs = both()
+    tokens = prompt()
+    expected = theirs.generate(
+        peers.torch().tensor(tokens), max_new_tokens=20, do_sample=False, num_beams=1
+    ).numpy()[:, 4:]
+    with jax.enable_x64(True):
+        made = greedy(
+            ours_as_step(), ours.initial_cache(3, 24), jnp.asarray(tokens),
+            max_new_tokens=20, end=2,
+        )  # fmt: skip
+        streamed = list(
+            stream(
+                ours_as_step(),
+                lambda: ours.initial_cache(1, 32),
+                jnp.asarray(tokens[:1]),
+                jax.random.key(0),
+                max_new_tokens=20,
+                context=32,
+                temperature=0,
+            )
+        )
+    np.testing.assert_array_equal(made[:, : expected.shape[1]], expected)
+    until_end = np.argmax(np.append(expected[0] == 2, True)) + 1
+    np.testing.assert_array_equal(np.concatenate(streamed)[:until_end], expected[0][:until_end])
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 4])
+@pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
+def test_beam_search_is_transformers(num_beams, length_penalty):
+    ours, _, theirs = both()
+    tokens = prompt(rows=6)
+    expected = theirs.generate(
+        peers.torch().tensor(tokens), max_new_tokens=12, do_sample=False, num_beams=num_beams,
+        length_penalty=length_penalty,
+    ).numpy()[:, 4:]  # fmt: skip
+    with jax.enable_x64(True):
+        made, _ = jax.jit(
+            lambda tokens: beam_search(
+                ours_as_step(),
+                ours.initial_cache(6, 16),
+                tokens,
+                num_beams=num_beams,
+                max_new_tokens=12,
+                end=2,
+                length_penalty=length_penalty,
+            )  # fmt: skip
+        )(jnp.asarray(tokens))
+    np.testing.assert_array_equal(made[:, : expected.shape[1]], expected)
+    assert (made[:, expected.shape[1] :] == 2).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7},
+        {"top_k": 5},
+        {"top_p": 0.6},
+        {"temperature": 1.3, "top_k": 20, "top_p": 0.9},
+        {"top_k": 100, "top_p": 0.01},
+    ],
+)
+def test_filters_are_transformers(options):
+    torch, transformers = peers.torch(), peers.transformers()
+    logits = np.random.default_rng(0).normal(size=(50, 37)) * 3
+    expected = torch.tensor(logits)
+    if "temperature" in options:
+        expected = transformers.TemperatureLogitsWarper(options["temperature"])(None, expected)
+    if "top_k" in options:
+        expected = transformers.TopKLogitsWarper(options["top_k"])(None, expected)
+    if "top_p" in options:
+        expected = transformers.TopPLogitsWarper(options["top_p"])(None, expected)
+    with jax.enable_x64(True):
+        filtered = filter_logits(jnp.asarray(logits), **options)
+    np.testing.assert_allclose(filtered, expected.numpy(), rtol=1e-12)
+
+
+def test_draws_follow_the_filtered_distribution():
+    logits = jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1]))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = jax.vmap(lambda key: choose(logits, key, top_k=3, temperature=0.5))(keys)
+    shares = np.bincount(drawn, minlength=4) / 4000
+    wanted = np.array([0.5, 0.25, 0.15, 0]) ** 2
+    wanted /= wanted.sum()
+    assert shares[3] == 0
+    assert (np.abs(shares - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 4000) + 1e-9).all()
+
+
+def test_a_text_longer_than_the_context_goes_on_with_its_newer_half():
+    read = []
+
+    def step(tokens, cache):
+        read.append(tokens.shape[1])
+        return jax.nn.one_hot(tokens + 1, 50), cache
+
+    made = stream(
+        step, lambda: 0, jnp.array([[7]]), jax.random.key(0),
+        max_new_tokens=12, context=4, temperature=0,
+    )  # fmt: skip
+    assert np.concatenate(list(made)).tolist() == list(range(8, 20))
+    assert set(read) == {1, 2}, "compiled for the prompt and for the half, then for single tokens"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(options, words):
+    with pytest.raises(UserError, match=words):
+        filter_logits(jnp.zeros(4), **options)

@@ -1,0 +1,194 @@
+"""Recurrent layers against PyTorch's, and the rule of their gradient against the scan's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import peers
+import pytest
+
+from zoo.errors import UserError
+from zoo.layers import Recurrent, recurrence
+from zoo.pretrained import from_reference, recurrent_table, to_reference
+
+every_cell = pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
+
+
+def reference(cell, inputs=3, features=4, num_layers=2):
+    torch = peers.torch()
+    torch.manual_seed(0)
+    layers, options = {
+        "rnn": (torch.nn.RNN, {}),
+        "rnn_relu": (torch.nn.RNN, {"nonlinearity": "relu"}),
+        "lstm": (torch.nn.LSTM, {}),
+        "gru": (torch.nn.GRU, {}),
+    }[cell]
+    return layers(inputs, features, num_layers=num_layers, batch_first=True, **options)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@every_cell
+@pytest.mark.parametrize(("num_layers", "batch", "time"), [(1, 1, 1), (2, 3, 7)])
+def test_outputs_and_gradients_are_pytorchs(cell, num_layers, batch, time):
+    # Of the last state too: outputs and state side by side.
+    arrays = recurrence.CELLS[cell][2]
+    torch = peers.torch()
+    states = [normal(num_layers, batch, 4, seed=1 + i) for i in range(arrays)]
+
+    def ours(apply, x, *states):
+        carry = (
+            tuple(tuple(array[layer] for array in states) for layer in range(num_layers))
+            if states
+            else None
+        )
+        outputs, final = apply(x, carry)
+        return jnp.concatenate(
+            [outputs.reshape(-1), *(array.reshape(-1) for layer in final for array in layer)]
+        )
+
+    def theirs(layers, x, *states):
+        outputs, final = layers(x, states if cell == "lstm" else states[0])
+        final = final if cell == "lstm" else (final,)
+        last = [array[layer].reshape(-1) for layer in range(num_layers) for array in final]
+        return torch.cat([outputs.reshape(-1), *last])
+
+    module = Recurrent(cell, 4, num_layers)
+    table = recurrent_table(num_layers)
+    module_with_state = _Stateful(module, ours)
+    parity.check_parity(
+        module_with_state,
+        reference(cell, num_layers=num_layers),
+        table,
+        normal(batch, time, 3),
+        *states,
+        axes=None,
+        ours=ours,
+        theirs=theirs,
+    )
+
+
+class _Stateful:
+    """A module whose ``init`` takes the states as arrays of their own."""
+
+    def __init__(self, module, call):
+        self.module, self.call = module, call
+
+    def init(self, key, x, *states):
+        return self.module.init(key, x)
+
+    def apply(self, variables, *inputs):
+        return self.module.apply(variables, *inputs)
+
+
+@every_cell
+def test_padded_sequences_are_the_unpadded_ones(cell):
+    torch = peers.torch()
+    theirs, lengths = reference(cell), [5, 2, 7]
+    x = normal(3, 7, 3)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.tensor(x), torch.tensor(lengths), batch_first=True, enforce_sorted=False
+    )
+    packed_outputs, final = theirs(packed)
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(packed_outputs, batch_first=True)
+    module = Recurrent(cell, 4, 2)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    weights = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
+    params = from_reference(weights, recurrent_table(2), variables["params"])
+    outputs, carry = module.apply({"params": params}, x, lengths=jnp.array(lengths))
+    np.testing.assert_allclose(outputs, expected.detach(), rtol=1e-5, atol=1e-6)
+    for array, wanted in enumerate(final if cell == "lstm" else (final,)):
+        for layer in range(2):
+            np.testing.assert_allclose(
+                carry[layer][array], wanted[layer].detach(), rtol=1e-5, atol=1e-6
+            )
+
+
+@every_cell
+def test_no_gradient_reaches_padding(cell):
+    module, x, lengths = Recurrent(cell, 4, 2), jnp.asarray(normal(2, 6, 3)), jnp.array([4, 1])
+    variables = module.init(jax.random.key(0), x)
+
+    def total(x):
+        outputs, carry = module.apply(variables, x, lengths=lengths)
+        return outputs.sum() + sum(leaf.sum() for leaf in jax.tree.leaves(carry))
+
+    reached = np.abs(jax.grad(total)(x)).sum(axis=-1) > 0
+    counts = np.arange(6) < np.array([[4], [1]])
+    assert not (reached & ~counts).any()
+    assert cell == "rnn_relu" or (reached == counts).all()
+
+
+@every_cell
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_rule_of_the_gradient_is_the_scans(cell, masked):
+    equations, gates, arrays = recurrence.CELLS[cell]
+    with jax.enable_x64(True):
+        keys = iter(jax.random.split(jax.random.key(0), 9))
+        projected = jax.random.normal(next(keys), (5, gates * 4, 3))
+        kernel, bias = jax.random.normal(next(keys), (4, gates * 4)), jnp.ones(gates * 4)
+        state = tuple(jax.random.normal(next(keys), (4, 3)) for _ in range(arrays))
+        counts = jnp.array([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]])
+
+        def total(function):
+            def inner(*inputs):
+                outputs, final = function(equations, *inputs, counts if masked else None)
+                return jnp.sin(outputs).sum() + sum((array**2).sum() for array in final)
+
+            return jax.value_and_grad(inner, argnums=(0, 1, 2, 3))
+
+        def plain(equations, projected, kernel, bias, state, counts):
+            outputs, final, _ = recurrence._scan(equations, projected, kernel, bias, state, counts)
+            return outputs, final
+
+        ours = jax.jit(total(recurrence.recur))(projected, kernel, bias, state)
+        theirs = total(plain)(projected, kernel, bias, state)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_mapped_over_sequences():
+    module, x = Recurrent("gru", 4, 1), jnp.asarray(normal(3, 5, 2))
+    variables = module.init(jax.random.key(0), x)
+
+    def gradient(x):
+        return jax.grad(lambda v: (module.apply(v, x)[0] ** 2).sum())(variables)
+
+    mapped = jax.vmap(lambda row: gradient(row[None]))(x)
+    summed = jax.tree.map(lambda leaf: leaf.sum(axis=0), mapped)
+    for a, b in zip(jax.tree.leaves(summed), jax.tree.leaves(gradient(x)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_forward_mode_is_refused():
+    module, x = Recurrent("gru", 4, 1), jnp.asarray(normal(1, 2, 3))
+    variables = module.init(jax.random.key(0), x)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: module.apply(variables, x)[0], (x,), (x,))
+
+
+def test_weights_go_there_and_back():
+    module = Recurrent("lstm", 4, 2)
+    params = module.init(jax.random.key(0), normal(1, 2, 3))["params"]
+    weights = to_reference(params, recurrent_table(2))
+    expected = dict(reference("lstm").named_parameters())
+    assert {n: w.shape for n, w in weights.items()} == {
+        n: tuple(p.shape) for n, p in expected.items()
+    }
+    back = from_reference(weights, recurrent_table(2), params)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        assert a.tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "words"),
+    [
+        (Recurrent("lstn", 4), (1, 2, 3), "Did you mean 'lstm'"),
+        (Recurrent("gru", 4), (2, 3), r"\(2, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(module, shape, words):
+    with pytest.raises(UserError, match=words):
+        module.init(jax.random.key(0), jnp.zeros(shape))

@@ -1,0 +1,101 @@
+"""GPT against Hugging Face's ``GPT2LMHeadModel``."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import peers
+import pytest
+
+from zoo.errors import UserError
+from zoo.models import GPT
+from zoo.pretrained import gpt_table
+
+SMALL = GPT(vocab_size=23, context=12, num_layers=2, num_heads=2, features=8)
+
+
+def tokens(rows=3, time=9):
+    return np.random.default_rng(0).integers(0, 23, (rows, time))
+
+
+def made():
+    return SMALL.init(jax.random.key(0), tokens())
+
+
+def test_it_computes_what_gpt2_does():
+    torch, transformers = peers.torch(), peers.transformers()
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=23, n_positions=12, n_embd=8, n_layer=2, n_head=2,
+        bos_token_id=1, eos_token_id=1, initializer_range=0.3,
+    )  # fmt: skip
+    parity.check_parity(
+        SMALL,
+        transformers.GPT2LMHeadModel(config),
+        gpt_table(2),
+        tokens(),
+        axes=None,
+        ours=lambda apply, tokens: apply(tokens)[0],
+        theirs=lambda model, tokens: model(tokens).logits,
+    )
+
+
+def test_it_begins_as_gpt2_does():
+    torch, transformers = peers.torch(), peers.transformers()
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=200, n_positions=50, n_embd=64, n_layer=3, n_head=2, bos_token_id=1,
+        eos_token_id=1,
+    )  # fmt: skip
+    theirs = dict(transformers.GPT2LMHeadModel(config).named_parameters())
+    ours = GPT(vocab_size=200, context=50, num_layers=3, num_heads=2, features=64)
+    params = ours.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    from zoo.pretrained import to_reference
+
+    for name, array in to_reference(params, gpt_table(3)).items():
+        expected = theirs[name].detach().numpy()
+        assert array.shape == expected.shape
+        np.testing.assert_allclose(array.std(), expected.std(), rtol=0.1, err_msg=name)
+        np.testing.assert_allclose(array.mean(), expected.mean(), atol=3e-3, err_msg=name)
+
+
+def test_the_cache_changes_no_logits():
+    variables, text = made(), tokens(time=12)
+    whole, nothing = SMALL.apply(variables, text)
+    assert nothing is None
+    for pieces in ([12], [1] * 12, [5, 1, 4, 2]):
+        cache, begin, found = SMALL.initial_cache(3, 12), 0, []
+        for piece in pieces:
+            logits, cache = SMALL.apply(variables, text[:, begin : begin + piece], cache)
+            found.append(logits)
+            begin += piece
+        np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradient_from_the_future():
+    variables, text = made(), jnp.asarray(tokens(rows=1))
+
+    def logit_sum(positions, at):
+        changed = {**variables["params"], "positions": {"embedding": positions}}
+        return SMALL.apply({"params": changed}, text)[0][0, at].sum()
+
+    for at in (0, 4, 8):
+        gradient = jax.grad(logit_sum)(variables["params"]["positions"]["embedding"], at)
+        reached = np.abs(gradient[:9]).sum(axis=1) > 0
+        assert reached.tolist() == [position <= at for position in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: SMALL.init(jax.random.key(0), jnp.zeros(4, jnp.int32)), r"\(4,\)"),
+        (lambda: SMALL.init(jax.random.key(0), jnp.zeros((1, 13), jnp.int32)), "context=12"),
+        (lambda: SMALL.init(jax.random.key(0), jnp.zeros((1, 3))), "float32"),
+        (lambda: SMALL.initial_cache(1, 13), "context=12"),
+        (lambda: GPT(features=10, num_heads=3).init(
+            jax.random.key(0), jnp.zeros((1, 3), jnp.int32)), "num_heads=3"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(call, words):
+    with pytest.raises(UserError, match=words):
+        call()

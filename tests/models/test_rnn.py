@@ -1,0 +1,71 @@
+"""The recurrent language model against a PyTorch class of the same layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import peers
+import pytest
+
+from zoo.errors import UserError
+from zoo.models import RNN
+from zoo.pretrained import rnn_table
+
+SMALL = {"vocab_size": 11, "embed_features": 5, "features": 6, "num_layers": 2}
+
+
+def reference(cell):
+    torch = peers.torch()
+    torch.manual_seed(0)
+    layers = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
+
+    class LanguageModel(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(11, 5)
+            self.rnn = layers(5, 6, num_layers=2, batch_first=True)
+            self.output = torch.nn.Linear(6, 11)
+
+        def forward(self, tokens):
+            return self.output(self.rnn(self.embed(tokens))[0])
+
+    return LanguageModel()
+
+
+def tokens(rows=3, time=9):
+    return np.random.default_rng(0).integers(0, 11, (rows, time))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_it_computes_what_pytorch_does(cell):
+    parity.check_parity(
+        RNN(cell=cell, **SMALL),
+        reference(cell),
+        rnn_table(2),
+        tokens(),
+        axes=None,
+        ours=lambda apply, tokens: apply(tokens)[0],
+    )
+
+
+@pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
+def test_a_text_in_pieces_is_the_whole_text(cell):
+    model, text = RNN(cell=cell, **SMALL), tokens()
+    variables = model.init(jax.random.key(0), text)
+    whole, end = model.apply(variables, text)
+    cache, found = model.initial_cache(3, 9), []
+    for begin, stop in ((0, 1), (1, 6), (6, 9)):
+        logits, cache = model.apply(variables, text[:, begin:stop], cache)
+        found.append(logits)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-5, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(cache), jax.tree.leaves(end), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_fit_is_refused():
+    model = RNN(**SMALL)
+    with pytest.raises(UserError, match=r"\(4,\)"):
+        model.init(jax.random.key(0), jnp.zeros(4, jnp.int32))
+    variables = model.init(jax.random.key(0), tokens())
+    with pytest.raises(UserError, match="carry"):
+        model.apply(variables, tokens(), model.initial_cache(2, 9))

@@ -1,0 +1,152 @@
+"""Beam search: the likeliest whole sequence among the likeliest beginnings."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from zoo.decoding.sampling import Step
+from zoo.errors import UserError
+
+_NEVER = -1e9
+
+
+class _Beams(NamedTuple):
+    """The search so far, ``beams`` sequences a row.
+
+    Attributes:
+        length: number of tokens in the live sequences.
+        live: sequences that go on.
+        live_scores: their log-probabilities, the largest first.
+        done: sequences that ended.
+        done_scores: their log-probabilities, divided by their length to the power of the penalty.
+        is_done: whether the place in ``done`` is taken.
+        may_improve: whether a live sequence of the row may still become better than a done one.
+        cache: of the live sequences, [batch * beams, …].
+    """
+
+    length: Int[Array, ""]
+    live: Int[Array, "batch beams time"]
+    live_scores: Float[Array, "batch beams"]
+    done: Int[Array, "batch beams time"]
+    done_scores: Float[Array, "batch beams"]
+    is_done: Bool[Array, "batch beams"]
+    may_improve: Bool[Array, " batch"]
+    cache: Any
+
+
+def beam_search(
+    step: Step,
+    cache: Any,
+    prompt: Int[Array, "batch time"],
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    end: int,
+    padding: int = 0,
+    length_penalty: float = 1.0,
+) -> tuple[Int[Array, "batch max_new_tokens"], Float[Array, " batch"]]:
+    """Returns the best sequence found for each row, and its score; can be compiled.
+
+    As ``transformers.generate(num_beams=…, do_sample=False)``: a row's search stops when its best
+    live sequence, at its present length, is worse than all that ended. A sequence that has not
+    ended after ``max_new_tokens`` counts as ended there.
+
+    Args:
+        step: the model.
+        cache: before the prompt, with room for the prompt and the new tokens.
+        prompt: what the new tokens follow.
+        num_beams: number of beginnings that are kept, at least 1.
+        max_new_tokens: most new tokens.
+        end: the token that ends a sequence; ``padding`` follows it.
+        padding: see ``end``.
+        length_penalty: the log-probability is divided by the number of new tokens, the end among
+            them, to this power; the larger, the longer the sequences.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    for name, value in (("num_beams", num_beams), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    batch = prompt.shape[0]
+    logits, cache = step(prompt, cache)
+    first = _log_probabilities(jnp.repeat(logits[:, -1:], num_beams, axis=1))
+    cache = _of_rows(cache, lambda x: jnp.repeat(x, num_beams, axis=0))
+    nothing = jnp.full((batch, num_beams, max_new_tokens), padding, jnp.int32)
+    never = jnp.full((batch, num_beams), _NEVER, first.dtype)
+    beams = _Beams(
+        length=jnp.zeros((), jnp.int32),
+        live=nothing,
+        # The beams begin alike: only the first counts, or all would stay the same.
+        live_scores=never.at[:, 0].set(0),
+        done=nothing,
+        done_scores=never,
+        is_done=jnp.zeros((batch, num_beams), bool),
+        may_improve=jnp.ones(batch, bool),
+        cache=cache,
+    )
+
+    def extend(beams: _Beams, log_probabilities: Float[Array, "batch beams vocab"]) -> _Beams:
+        vocab = log_probabilities.shape[-1]
+        scores = (log_probabilities + beams.live_scores[..., None]).reshape(batch, -1)
+        # Twice as many as beams: should all of the best end, as many remain that go on.
+        scores, indices = jax.lax.top_k(scores, 2 * num_beams)
+        origin, token = indices // vocab, (indices % vocab).astype(jnp.int32)
+        sequences = _take(beams.live, origin).at[:, :, beams.length].set(token)
+        length = beams.length + 1
+        ends = (token == end) | (length == max_new_tokens)
+
+        live_scores, chosen = jax.lax.top_k(jnp.where(ends, _NEVER + scores, scores), num_beams)
+        origin = jnp.take_along_axis(origin, chosen, axis=1)
+
+        counts = ends & (jnp.arange(2 * num_beams) < num_beams) & beams.may_improve[:, None]
+        penalized = jnp.where(counts, scores / length**length_penalty, _NEVER)
+        done_scores, best = jax.lax.top_k(
+            jnp.concatenate([beams.done_scores, penalized], axis=1), num_beams
+        )
+        is_done = jnp.take_along_axis(
+            jnp.concatenate([beams.is_done, counts], axis=1), best, axis=1
+        )
+        best_live = live_scores[:, 0] / length**length_penalty
+        worst_done = jnp.where(is_done, done_scores.min(axis=1, keepdims=True), _NEVER)
+        return _Beams(
+            length=length,
+            live=_take(sequences, chosen),
+            live_scores=live_scores,
+            done=_take(jnp.concatenate([beams.done, sequences], axis=1), best),
+            done_scores=done_scores,
+            is_done=is_done,
+            may_improve=beams.may_improve & (best_live[:, None] > worst_done).any(axis=1),
+            cache=_of_rows(
+                beams.cache,
+                lambda x: _take(x.reshape(batch, num_beams, *x.shape[1:]), origin).reshape(x.shape),
+            ),
+        )
+
+    def goes_on(beams: _Beams) -> Bool[Array, ""]:
+        return (beams.length < max_new_tokens) & beams.may_improve.any()
+
+    def body(beams: _Beams) -> _Beams:
+        last = beams.live[:, :, beams.length - 1].reshape(-1, 1)
+        logits, cache = step(last, beams.cache)
+        log_probabilities = _log_probabilities(logits.reshape(batch, num_beams, -1))
+        return extend(beams._replace(cache=cache), log_probabilities)
+
+    beams = jax.lax.while_loop(goes_on, body, extend(beams, first))
+    return beams.done[:, 0], beams.done_scores[:, 0]
+
+
+def _log_probabilities(logits: Float[Array, "*batch vocab"]) -> Float[Array, "*batch vocab"]:
+    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+
+
+def _take(x: Array, indices: Int[Array, "batch chosen"]) -> Array:
+    """Of each row of [batch, beams, …] those with the given indices."""
+    return jnp.take_along_axis(x, indices.reshape(*indices.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+def _of_rows(cache: Any, function: Any) -> Any:
+    """Applies a function to the arrays of a cache that have rows."""
+    return jax.tree.map(lambda x: function(x) if x.ndim else x, cache)

@@ -1,0 +1,181 @@
+"""Attention (Vaswani et al. 2017), for every family: over oneself, over a context, with a cache."""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from zoo.errors import UserError
+from zoo.layers.linear import Linear
+
+Heads = Float[Array, "batch length heads head_features"]
+Mask = Bool[Array, "#batch #heads #query #key"]
+
+# Queries that share one product with their keys. In causal attention a block sees the keys up to
+# its own end: for long sequences half of the work, and scores that stay in a core's cache.
+_BLOCK = 128
+
+
+class KeyValueCache(NamedTuple):
+    """Keys and values of the tokens so far, in arrays of full length.
+
+    Attributes:
+        key: of each token; zeros after the last.
+        value: likewise.
+        length: number of tokens so far.
+    """
+
+    key: Float[Array, "batch max_length heads head_features"]
+    value: Float[Array, "batch max_length heads head_features"]
+    length: Int[Array, ""]
+
+
+def empty_cache(
+    batch_size: int, max_length: int, num_heads: int, head_features: int
+) -> KeyValueCache:
+    """Returns a cache of no tokens with room for ``max_length``."""
+    zeros = jnp.zeros((batch_size, max_length, num_heads, head_features))
+    return KeyValueCache(zeros, zeros, jnp.zeros((), jnp.int32))
+
+
+def dot_product_attention(
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    *,
+    mask: Mask | None = None,
+    causal: bool = False,
+    dropout: nn.Dropout | None = None,
+) -> Heads:
+    """Returns means of the values, weighted by the softmax of query times key over √features.
+
+    As ``torch.nn.functional.scaled_dot_product_attention``. The softmax is in float32 at least.
+
+    Args:
+        query: what each position looks for.
+        key: what each position offers.
+        value: what each position gives.
+        mask: True where a query may see a key. Where it sees none the result is zero.
+        causal: query ``i`` sees the keys up to ``i`` only; there are as many of both.
+        dropout: of the weights.
+
+    Raises:
+        UserError: ``causal``, and queries and keys are of different number.
+    """
+    if not causal:
+        return _attend(query, key, value, mask, dropout)
+    length = query.shape[1]
+    if key.shape[1] != length:
+        raise UserError(
+            f"causal attention needs as many queries as keys, not {length} and {key.shape[1]}"
+        )
+    blocks = []
+    for begin in range(0, length, _BLOCK):
+        end = min(begin + _BLOCK, length)
+        sees = jnp.arange(begin, end)[:, None] >= jnp.arange(end)
+        if mask is not None:
+            rows = mask[:, :, begin:end] if mask.shape[2] > 1 else mask
+            sees = sees & (rows[..., :end] if mask.shape[3] > 1 else rows)
+        block = query[:, begin:end]
+        blocks.append(_attend(block, key[:, :end], value[:, :end], sees, dropout))
+    return jnp.concatenate(blocks, axis=1)
+
+
+def _attend(
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    mask: Bool[Array, "..."] | None,
+    dropout: nn.Dropout | None,
+) -> Heads:
+    scores = jnp.einsum("bqhf,bkhf->bhqk", query / math.sqrt(query.shape[-1]), key)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+        # A row that sees nothing: 0 instead of the softmax of nothing but -inf, which is nan.
+        nothing = ~mask.any(axis=-1, keepdims=True)
+        scores = jnp.where(nothing, 0, scores)
+        weights = jnp.where(nothing, 0, jax.nn.softmax(scores))
+    else:
+        weights = jax.nn.softmax(scores)
+    weights = weights.astype(value.dtype)
+    if dropout is not None:
+        weights = dropout(weights)
+    return jnp.einsum("bhqk,bkhf->bqhf", weights, value)
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention in several subspaces, as ``torch.nn.MultiheadAttention`` with ``batch_first``.
+
+    Parameters: ``query``, ``key``, ``value`` and ``out``, linear layers.
+
+    Attributes:
+        num_heads: number of subspaces.
+        head_features: width of each; 0: the input's width divided by ``num_heads``.
+        use_bias: whether query, key and value have biases.
+        dropout_rate: share of the weights that is set to zero in training.
+        initialization: of query, key and value; see ``zoo.layers.initializers``.
+        out_initialization: of ``out``.
+    """
+
+    num_heads: int
+    head_features: int = 0
+    use_bias: bool = True
+    dropout_rate: float = 0.0
+    initialization: str | float = "xavier_uniform"
+    out_initialization: str | float = "xavier_uniform"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        context: Float[Array, "batch context_length context_features"] | None = None,
+        *,
+        mask: Mask | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch length features"], KeyValueCache | None]:
+        """Attends, and returns the cache with the tokens of ``x`` added.
+
+        Args:
+            x: what asks.
+            context: what is asked; None: ``x`` itself.
+            mask: True where a query may see a key.
+            causal: a position sees itself and the earlier ones only.
+            cache: of the earlier tokens; ``x`` follows them. Attention is then causal.
+            train: whether to drop out.
+
+        Raises:
+            UserError: the heads do not divide the features.
+        """
+        features = x.shape[-1]
+        if not self.head_features and features % self.num_heads:
+            raise UserError(f"num_heads={self.num_heads} must divide features={features}")
+        head_features = self.head_features or features // self.num_heads
+        width = self.num_heads * head_features
+        context = x if context is None else context
+        query, key, value = (
+            Linear(width, use_bias=self.use_bias, initialization=self.initialization, name=name)(
+                source
+            ).reshape(*source.shape[:-1], self.num_heads, head_features)
+            for name, source in (("query", x), ("key", context), ("value", context))
+        )
+        dropout = None
+        if train and self.dropout_rate:
+            dropout = nn.Dropout(self.dropout_rate, deterministic=False)
+        if cache is not None:
+            begin = cache.length
+            key = jax.lax.dynamic_update_slice_in_dim(cache.key, key, begin, axis=1)
+            value = jax.lax.dynamic_update_slice_in_dim(cache.value, value, begin, axis=1)
+            cache = KeyValueCache(key, value, begin + x.shape[1])
+            position = begin + jnp.arange(x.shape[1])
+            sees = position[:, None] >= jnp.arange(key.shape[1])
+            mask, causal = sees[None, None] if mask is None else mask & sees, False
+        y = dot_product_attention(
+            query, key, value, mask=mask, causal=causal, dropout=dropout
+        ).reshape(*x.shape[:-1], width)
+        return Linear(features, initialization=self.out_initialization, name="out")(y), cache

@@ -1,0 +1,140 @@
+"""GPT-2: a decoder-only transformer (Radford et al. 2019)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from zoo.errors import UserError
+from zoo.layers import Embed, LayerNorm, Linear, MultiHeadAttention, activation
+from zoo.layers.attention import KeyValueCache, empty_cache
+
+# One for each layer.
+Cache = tuple[KeyValueCache, ...]
+
+
+class Block(nn.Module):
+    """Attention, then two linear layers; each reads the normalised sum of what came before.
+
+    Attributes:
+        num_heads: number of attention heads.
+        num_layers: of the whole model: the more, the smaller each block's first contributions.
+        dropout_rate: see ``GPT``.
+        use_bias: see ``GPT``.
+    """
+
+    num_heads: int
+    num_layers: int
+    dropout_rate: float
+    use_bias: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch time features"],
+        cache: KeyValueCache | None,
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "batch time features"], KeyValueCache | None]:
+        """Adds what attention and the linear layers find."""
+        features = x.shape[-1]
+        residual_std = 0.02 / (2 * self.num_layers) ** 0.5
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+
+        y = LayerNorm(use_bias=self.use_bias, name="ln_1")(x)
+        y, cache = MultiHeadAttention(
+            self.num_heads,
+            use_bias=self.use_bias,
+            dropout_rate=self.dropout_rate,
+            initialization=0.02,
+            out_initialization=residual_std,
+            name="attention",
+        )(y, causal=True, cache=cache, train=train)
+        x = x + dropout(y)
+
+        y = LayerNorm(use_bias=self.use_bias, name="ln_2")(x)
+        y = Linear(4 * features, use_bias=self.use_bias, initialization=0.02, name="up")(y)
+        y = activation("gelu_tanh")(y)
+        y = Linear(features, use_bias=self.use_bias, initialization=residual_std, name="down")(y)
+        return x + dropout(y), cache
+
+
+class GPT(nn.Module):
+    """Token and position vectors, blocks, and the logits of the next token.
+
+    With the defaults it is GPT-2 with 124 million parameters. Verified against Hugging Face's
+    ``GPT2LMHeadModel``.
+
+    Attributes:
+        vocab_size: number of tokens.
+        context: most tokens that it reads.
+        num_layers: number of blocks.
+        num_heads: number of attention heads; divides ``features``.
+        features: width of the residual stream.
+        dropout_rate: share of the embeddings, attention weights and contributions of the blocks
+            that is set to zero in training.
+        use_bias: whether linear layers and normalisations have biases; GPT-2 has them.
+    """
+
+    vocab_size: int = 50257
+    context: int = 1024
+    num_layers: int = 12
+    num_heads: int = 12
+    features: int = 768
+    dropout_rate: float = 0.1
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "batch time"], cache: Cache | None = None, *, train: bool = False
+    ) -> tuple[Float[Array, "batch time vocab"], Cache | None]:
+        """Returns the logits of each next token, and the cache with ``tokens`` added.
+
+        Args:
+            tokens: the text, or what follows the tokens in ``cache``.
+            cache: of the tokens before; None: there are none, and none are kept.
+            train: whether to drop out.
+
+        Raises:
+            UserError: the tokens have no two axes, or are more than the context.
+        """
+        if tokens.ndim != 2:
+            raise UserError(f"GPT: the tokens {tokens.shape} must be [batch, time]")
+        time = tokens.shape[1]
+        if time > self.context:
+            raise UserError(f"GPT: {time} tokens are more than context={self.context}")
+        embed = Embed(self.vocab_size, self.features, std=0.02, name="tokens")
+        positions = Embed(self.context, self.features, std=0.02, name="positions")
+
+        begin = 0 if cache is None else cache[0].length
+        x = embed(tokens) + positions(begin + jnp.arange(time))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        caches = []
+        for layer in range(self.num_layers):
+            block = Block(
+                self.num_heads,
+                self.num_layers,
+                self.dropout_rate,
+                self.use_bias,
+                name=f"block_{layer}",
+            )
+            x, layer_cache = block(x, None if cache is None else cache[layer], train=train)
+            caches.append(layer_cache)
+        x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
+        return embed.logits(x), None if cache is None else tuple(caches)
+
+    def initial_cache(self, batch_size: int, max_length: int) -> Cache:
+        """Returns the cache of no tokens.
+
+        Args:
+            batch_size: number of texts.
+            max_length: most tokens that will be added.
+
+        Raises:
+            UserError: ``max_length`` is more than the context.
+        """
+        if max_length > self.context:
+            raise UserError(f"GPT: {max_length} tokens are more than context={self.context}")
+        head_features = self.features // self.num_heads
+        return (
+            empty_cache(batch_size, max_length, self.num_heads, head_features),
+        ) * self.num_layers
