@@ -101,6 +101,21 @@ MODELS: dict[str, dict[str, Field]] = {
         "dropout_rate": _fraction(0.0),
         "initialization": _choice("pytorch", *_INITIALIZATIONS),
     },
+    "transformer": {
+        "source_vocab_size": _at_least(0, 32000),
+        "target_vocab_size": _at_least(0, 32000),
+        "features": _at_least(1, 512),
+        "num_heads": _at_least(1, 8),
+        "num_encoder_layers": _at_least(1, 6),
+        "num_decoder_layers": _at_least(1, 6),
+        "feedforward_features": _at_least(1, 2048),
+        "dropout_rate": _fraction(0.1),
+        "activation": _choice("relu", *_ACTIVATIONS),
+        "norm_first": Field(False),
+        "positions": _choice("sinusoidal", "sinusoidal", "learned"),
+        "max_length": _at_least(1, 512),
+        "tie_weights": Field(False),
+    },
 }
 
 TASKS: dict[str, dict[str, Field]] = {
@@ -174,7 +189,9 @@ _BATCHING = {"workers": _at_least(0, 0), "prefetch": _at_least(1, 4)}
 _OPTIMIZER = {
     "name": _choice("adam", "adam", "adamw", "lion", "rmsprop", "sgd"),
     "learning_rate": _above_zero(1e-3),
-    "schedule": _choice("constant", "constant", "cosine", "linear", "step", "warmup_cosine"),
+    "schedule": _choice(
+        "constant", "constant", "cosine", "inverse_sqrt", "linear", "step", "warmup_cosine"
+    ),
     "warmup_steps": _at_least(0, 0),
     "end_value": _at_least(0, 0.0),
     "step_size": _at_least(0, 0),
@@ -438,10 +455,14 @@ def _check_combinations(config: ConfigDict) -> None:
         raise ConfigError(
             "optimizer.schedule='step' needs optimizer.step_size, the steps between two drops"
         )
-    if optimizer.warmup_steps and optimizer.schedule != "warmup_cosine":
+    if optimizer.schedule == "inverse_sqrt" and not optimizer.warmup_steps:
+        raise ConfigError(
+            "optimizer.schedule='inverse_sqrt' needs optimizer.warmup_steps, at least 1"
+        )
+    if optimizer.warmup_steps and optimizer.schedule not in ("inverse_sqrt", "warmup_cosine"):
         raise ConfigError(
             f"optimizer.warmup_steps={optimizer.warmup_steps} has no meaning for "
-            f"optimizer.schedule={optimizer.schedule!r}: take 'warmup_cosine'"
+            f"optimizer.schedule={optimizer.schedule!r}: take 'warmup_cosine' or 'inverse_sqrt'"
         )
     if config.task.name == "classification":
         if config.model.output_activation != "identity":
@@ -461,13 +482,13 @@ def _check_combinations(config: ConfigDict) -> None:
             f"task.name={config.task.name!r} does not train model.name={config.model.name!r}: it "
             f"trains {' and '.join(TASK_MODELS[config.task.name])}"
         )
-    if config.model.name == "gpt":
+    if config.model.name in ("gpt", "transformer"):
         _check_heads(config)
-        if max(data.context, data.eval_context) > config.model.context:
-            raise ConfigError(
-                f"data.context={data.context}, data.eval_context={data.eval_context}: the model "
-                f"reads at most model.context={config.model.context} tokens"
-            )
+    if config.model.name == "gpt" and (max(data.context, data.eval_context) > config.model.context):
+        raise ConfigError(
+            f"data.context={data.context}, data.eval_context={data.eval_context}: the model reads "
+            f"at most model.context={config.model.context} tokens"
+        )
     if config.task.name == "language_modelling" and data.order == "lanes":
         if config.model.name != "rnn":
             raise ConfigError(

@@ -23,7 +23,7 @@ def both():
     torch.manual_seed(0)
     config = transformers.GPT2Config(
         vocab_size=37, n_positions=32, n_embd=16, n_layer=2, n_head=2,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.6,
+        bos_token_id=1, eos_token_id=2, pad_token_id=3, initializer_range=0.6,
     )  # fmt: skip
     theirs = transformers.GPT2LMHeadModel(config).double().eval()
     ours = GPT(**CONFIG)
@@ -40,7 +40,7 @@ def ours_as_step():
 
 
 def prompt(rows=3, time=4):
-    return np.random.default_rng(1).integers(3, 37, (rows, time))
+    return np.random.default_rng(1).integers(4, 37, (rows, time))
 
 
 def test_greedy_is_transformers():
@@ -52,7 +52,7 @@ def test_greedy_is_transformers():
     with jax.enable_x64(True):
         made = greedy(
             ours_as_step(), ours.initial_cache(3, 24), jnp.asarray(tokens),
-            max_new_tokens=20, end=2,
+            max_new_tokens=20, end=2, padding=3,
         )  # fmt: skip
         streamed = list(
             stream(
@@ -88,11 +88,12 @@ def test_beam_search_is_transformers(num_beams, length_penalty):
                 num_beams=num_beams,
                 max_new_tokens=12,
                 end=2,
+                padding=3,
                 length_penalty=length_penalty,
-            )  # fmt: skip
+            )
         )(jnp.asarray(tokens))
     np.testing.assert_array_equal(made[:, : expected.shape[1]], expected)
-    assert (made[:, expected.shape[1] :] == 2).all()
+    assert (made[:, expected.shape[1] :] == 3).all()
 
 
 @pytest.mark.parametrize(

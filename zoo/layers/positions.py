@@ -31,6 +31,7 @@ def sinusoidal(
     half = features // 2
     # On the host in float64: in float32 the exponential is off by several units.
     rates = jnp.asarray([longest ** -(i / (half - shift)) for i in range(half)])
+    # Angles in float32 at least: bfloat16 cannot tell large positions apart.
     dtype = jnp.promote_types(positions.dtype, jnp.float32)
     angles = positions[..., None].astype(dtype) * rates.astype(dtype)
     if interleaved:

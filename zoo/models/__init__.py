@@ -10,10 +10,16 @@ from zoo.errors import UserError, did_you_mean
 from zoo.models.cnn import CNN
 from zoo.models.gpt import GPT
 from zoo.models.rnn import RNN
+from zoo.models.transformer import Transformer
 
-__all__ = ["CNN", "GPT", "MODELS", "RNN", "create_model", "list_models"]
+__all__ = ["CNN", "GPT", "MODELS", "RNN", "Transformer", "create_model", "list_models"]
 
-MODELS: dict[str, type[nn.Module]] = {"cnn": CNN, "gpt": GPT, "rnn": RNN}
+MODELS: dict[str, type[nn.Module]] = {
+    "cnn": CNN,
+    "gpt": GPT,
+    "rnn": RNN,
+    "transformer": Transformer,
+}
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:

@@ -4,6 +4,7 @@ from zoo.pretrained.cnn import cnn_table
 from zoo.pretrained.gpt import gpt_table
 from zoo.pretrained.rnn import recurrent_table, rnn_table
 from zoo.pretrained.tables import Entry, Part, from_reference, to_reference
+from zoo.pretrained.transformer import transformer_table
 
 __all__ = [
     "Entry",
@@ -14,4 +15,5 @@ __all__ = [
     "recurrent_table",
     "rnn_table",
     "to_reference",
+    "transformer_table",
 ]

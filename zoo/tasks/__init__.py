@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from zoo.errors import UserError, did_you_mean
 from zoo.tasks.classification import Classification
 from zoo.tasks.language_modelling import LanguageModelling
+from zoo.tasks.sequence_to_sequence import SequenceToSequence
 
-__all__ = ["Classification", "LanguageModelling", "Task", "make_task"]
+__all__ = ["Classification", "LanguageModelling", "SequenceToSequence", "Task", "make_task"]
 
 Batch = dict[str, Array]
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
@@ -78,6 +79,9 @@ def make_task(
             class_names=symbols["classes"],
         ),
         "language_modelling": lambda: LanguageModelling(model=model, carry_state=lanes, **fields),
+        "sequence_to_sequence": lambda: SequenceToSequence(
+            model=model, target_symbols=symbols["target"], **fields
+        ),
     }
     if name not in tasks:
         raise UserError(f"task.name={name!r} is unknown.{did_you_mean(name, tasks)}")

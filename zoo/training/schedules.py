@@ -24,7 +24,9 @@ def make_schedule(
             (``torch.optim.lr_scheduler.StepLR``); ``cosine``: half a cosine down to ``end_value``
             (Loshchilov and Hutter 2017, equation 5; ``CosineAnnealingLR``); ``linear``: a straight
             line down to it (``LinearLR``); ``warmup_cosine``: a straight line up from 0 over
-            ``warmup_steps``, then the cosine over the rest.
+            ``warmup_steps``, then the cosine over the rest; ``inverse_sqrt``: up over
+            ``warmup_steps`` to the largest rate, then down with the root of the step (Vaswani et
+            al. 2017, section 5.3; theirs is ``learning_rate`` (features * warmup_steps) ** -0.5).
         learning_rate: the largest rate, above 0.
         total_steps: number of updates of the run, at least 1; after them the rate stays at
             ``end_value``.
@@ -76,5 +78,15 @@ def make_schedule(
             learning_rate * step / max(warmup_steps, 1),
             cosine(step - warmup_steps, rest),
         )
-    known = ("constant", "cosine", "linear", "step", "warmup_cosine")
+    if name == "inverse_sqrt":
+        if warmup_steps < 1:
+            raise UserError(
+                "optimizer.schedule='inverse_sqrt' needs optimizer.warmup_steps, at least 1"
+            )
+        # The first update is step 1: a rate of 0 would change nothing.
+        return lambda step: (
+            learning_rate
+            * jnp.minimum((step + 1) / warmup_steps, jnp.sqrt(warmup_steps / (step + 1)))
+        )
+    known = ("constant", "cosine", "inverse_sqrt", "linear", "step", "warmup_cosine")
     raise UserError(f"optimizer.schedule={name!r} is unknown.{did_you_mean(name, known)}")

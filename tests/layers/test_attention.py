@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import peers
+import pytest
+
+from zoo.errors import UserError
+from zoo.layers import MultiHeadAttention, attention, dot_product_attention
+from zoo.pretrained.transformer import attention_table
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_multi_head_attention_is_pytorchs(context, masked):
+    torch = peers.torch()
+    torch.manual_seed(0)
+    reference = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    torch.nn.init.normal_(reference.in_proj_bias)
+    torch.nn.init.normal_(reference.out_proj.bias)
+    keys = 5 if context else 4
+    counts = np.ones((3, keys), bool)
+    if masked:
+        counts[1, 2:] = False
+    inputs = [normal(3, 4, 8), *([normal(3, keys, 8, seed=1)] if context else [])]
+    parity.check_parity(
+        MultiHeadAttention(2),
+        reference,
+        [_shortened(entry) for entry in attention_table("mha", "mha")],
+        *inputs,
+        axes=None,
+        ours=lambda apply, *x: apply(*x, mask=jnp.asarray(counts)[:, None, None])[0],
+        theirs=lambda mha, x, c=None: mha(
+            x, x if c is None else c, x if c is None else c,
+            key_padding_mask=torch.tensor(~counts), need_weights=False,
+        )[0],
+    )  # fmt: skip
+
+
+def _shortened(entry):
+    import dataclasses
+
+    return dataclasses.replace(
+        entry,
+        reference=entry.reference.removeprefix("mha."),
+        ours=entry.ours.removeprefix("mha/"),
+    )
+
+
+@pytest.mark.parametrize("length", [1, 7, 300])
+@pytest.mark.parametrize("masked", [False, True])
+def test_causal_blocks_are_pytorchs(length, masked):
+    torch = peers.torch()
+    query, key, value = (normal(2, length, 2, 3, seed=i).astype(float) for i in range(3))
+    counts = np.ones((2, 1, 1, length), bool)
+    if masked:
+        counts[1, :, :, 1 : length // 2] = False
+    sees = np.tril(np.ones((length, length), bool)) & counts
+    tensors = [
+        torch.tensor(x.transpose(0, 2, 1, 3), requires_grad=True) for x in (query, key, value)
+    ]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *tensors, attn_mask=torch.tensor(sees)
+    )
+    weight = normal(*expected.shape, seed=9).astype(float)
+    expected.backward(torch.tensor(weight))
+    with jax.enable_x64(True):
+        output, backward = jax.vjp(
+            lambda *x: dot_product_attention(
+                *x, causal=True, mask=jnp.asarray(counts) if masked else None
+            ),
+            *map(jnp.asarray, (query, key, value)),
+        )
+        gradients = backward(jnp.asarray(weight.transpose(0, 2, 1, 3)))
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    np.testing.assert_allclose(output.transpose(0, 2, 1, 3), expected.detach(), **close)
+    for ours, theirs in zip(gradients, tensors, strict=True):
+        np.testing.assert_allclose(ours.transpose(0, 2, 1, 3), theirs.grad, **close)
+
+
+def test_who_sees_nothing_gets_nothing_and_no_nan():
+    x = jnp.asarray(normal(1, 3, 1, 2))
+    mask = jnp.array([[True, False, False], [False] * 3, [True] * 3])[None, None]
+
+    def total(x):
+        return dot_product_attention(x, x, x, mask=mask).sum()
+
+    assert not dot_product_attention(x, x, x, mask=mask)[0, 1].any()
+    assert np.isfinite(jax.grad(total)(x)).all()
+
+
+def test_no_gradient_from_what_is_masked():
+    module, x, context = MultiHeadAttention(2), jnp.asarray(normal(2, 3, 4)), normal(2, 5, 4)
+    counts = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
+    variables = module.init(jax.random.key(0), x, context)
+    gradient = jax.grad(
+        lambda c: (module.apply(variables, x, c, mask=counts[:, None, None])[0] ** 2).sum()
+    )(jnp.asarray(context))
+    assert ((np.abs(gradient).sum(axis=-1) > 0) == counts).all()
+
+
+def test_dropout_drops_weights_and_keeps_their_mean():
+    x = jnp.asarray(normal(1, 4, 6))
+    module = MultiHeadAttention(2, dropout_rate=0.4)
+    variables = module.init(jax.random.key(0), x)
+    exact = module.apply(variables, x)[0]
+    keys = jax.random.split(jax.random.key(1), 2000)
+    drawn = jax.vmap(lambda key: module.apply(variables, x, train=True, rngs={"dropout": key})[0])(
+        keys
+    )
+    error = np.asarray(drawn, np.float64).std(axis=0) / np.sqrt(2000)
+    assert (error > 0).all()
+    assert (np.abs(drawn.mean(axis=0) - exact) < 5 * error).all()
+
+
+def test_bfloat16_keeps_its_softmax_in_float32():
+    x = normal(1, 4, 2, 3)
+    half = dot_product_attention(*(jnp.asarray(x, jnp.bfloat16),) * 3)
+    assert half.dtype == jnp.bfloat16
+    text = str(
+        jax.make_jaxpr(lambda x: dot_product_attention(x, x, x))(jnp.asarray(x, jnp.bfloat16))
+    )
+    assert any("exp" in line and "f32" in line for line in text.splitlines())
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="num_heads=3 must divide features=8"):
+        MultiHeadAttention(3).init(jax.random.key(0), jnp.zeros((1, 2, 8)))
+    with pytest.raises(UserError, match="not 2 and 3"):
+        dot_product_attention(
+            jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 3, 1, 4)), jnp.zeros((1, 3, 1, 4)), causal=True
+        )
+
+
+def test_block_size_is_no_matter(monkeypatch):
+    x = jnp.asarray(normal(1, 9, 2, 3))
+    whole = dot_product_attention(x, x, x, causal=True)
+    monkeypatch.setattr(attention, "_BLOCK", 4)
+    np.testing.assert_allclose(
+        dot_product_attention(x, x, x, causal=True), whole, rtol=1e-5, atol=1e-6
+    )

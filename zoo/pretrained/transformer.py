@@ -1,0 +1,56 @@
+"""Weights of ``zoo.models.Transformer`` from and to ``torch.nn.Transformer``."""
+
+from zoo.pretrained.tables import Entry, Part, Table, linear_entries, norm_entries
+from zoo.pretrained.transforms import LINEAR_TRANSPOSED
+
+
+def transformer_table(num_encoder_layers: int, num_decoder_layers: int) -> Table:
+    """The table of a ``Transformer`` with untied weights and sinusoidal positions.
+
+    The reference is a PyTorch class with ``source_embed`` and ``target_embed``
+    (``torch.nn.Embedding``), ``transformer`` (``torch.nn.Transformer``) and ``output``
+    (``torch.nn.Linear``).
+
+    Args:
+        num_encoder_layers: number of layers of the encoder.
+        num_decoder_layers: number of layers of the decoder.
+    """
+    table = [
+        Entry("source_embed.weight", "encoder/embed/tokens/embedding"),
+        Entry("target_embed.weight", "decoder/embed/tokens/embedding"),
+        *linear_entries("output", "decoder/output"),
+    ]
+    for stack, layers in (("encoder", num_encoder_layers), ("decoder", num_decoder_layers)):
+        table += norm_entries(f"transformer.{stack}.norm", f"{stack}/norm")
+        for layer in range(layers):
+            table += _layer(
+                f"transformer.{stack}.layers.{layer}", f"{stack}/layer_{layer}", stack == "decoder"
+            )
+    return table
+
+
+def attention_table(reference: str, ours: str) -> Table:
+    """The entries of ``torch.nn.MultiheadAttention``, which keeps three projections in one."""
+    table = []
+    for index, name in enumerate(("query", "key", "value")):
+        part = Part(index, 3)
+        table += [
+            Entry(f"{reference}.in_proj_weight", f"{ours}/{name}/kernel", LINEAR_TRANSPOSED, part),
+            Entry(f"{reference}.in_proj_bias", f"{ours}/{name}/bias", part=part),
+        ]
+    return [*table, *linear_entries(f"{reference}.out_proj", f"{ours}/out")]
+
+
+def _layer(reference: str, ours: str, decoder: bool) -> Table:
+    table = [
+        *attention_table(f"{reference}.self_attn", f"{ours}/self_attention"),
+        *linear_entries(f"{reference}.linear1", f"{ours}/feedforward/up"),
+        *linear_entries(f"{reference}.linear2", f"{ours}/feedforward/down"),
+        *norm_entries(f"{reference}.norm1", f"{ours}/norm1"),
+        # The encoder's layers count their two normalisations through.
+        *norm_entries(f"{reference}.norm{3 if decoder else 2}", f"{ours}/norm3"),
+    ]
+    if decoder:
+        table += attention_table(f"{reference}.multihead_attn", f"{ours}/cross_attention")
+        table += norm_entries(f"{reference}.norm2", f"{ours}/norm2")
+    return table
