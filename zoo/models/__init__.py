@@ -10,14 +10,27 @@ from zoo.errors import UserError, did_you_mean
 from zoo.models.cnn import CNN
 from zoo.models.gpt import GPT
 from zoo.models.rnn import RNN
+from zoo.models.text_to_image import TextToImage
 from zoo.models.transformer import Transformer
+from zoo.models.unet import UNet
 
-__all__ = ["CNN", "GPT", "MODELS", "RNN", "Transformer", "create_model", "list_models"]
+__all__ = [
+    "CNN",
+    "GPT",
+    "MODELS",
+    "RNN",
+    "TextToImage",
+    "Transformer",
+    "UNet",
+    "create_model",
+    "list_models",
+]
 
 MODELS: dict[str, type[nn.Module]] = {
     "cnn": CNN,
     "gpt": GPT,
     "rnn": RNN,
+    "text_to_image": TextToImage,
     "transformer": Transformer,
 }
 

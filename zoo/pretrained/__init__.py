@@ -5,6 +5,7 @@ from zoo.pretrained.gpt import gpt_table
 from zoo.pretrained.rnn import recurrent_table, rnn_table
 from zoo.pretrained.tables import Entry, Part, from_reference, to_reference
 from zoo.pretrained.transformer import transformer_table
+from zoo.pretrained.unet import unet_table
 
 __all__ = [
     "Entry",
@@ -16,4 +17,5 @@ __all__ = [
     "rnn_table",
     "to_reference",
     "transformer_table",
+    "unet_table",
 ]

@@ -1,0 +1,144 @@
+"""The UNet against diffusers' ``UNet2DConditionModel``."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import peers
+import pytest
+
+from zoo.errors import UserError
+from zoo.models import TextToImage, UNet
+from zoo.pretrained import unet_table
+
+
+def reference(features, attention, layers):
+    torch, diffusers = peers.torch(), peers.diffusers()
+    torch.manual_seed(0)
+    kinds = ["CrossAttn" if a else "" for a in attention]
+    model = diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=3, out_channels=3, block_out_channels=features,
+        down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
+        up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
+        layers_per_block=layers, cross_attention_dim=6, attention_head_dim=2, norm_num_groups=2,
+    )  # fmt: skip
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.time_proj = _exact_in_float64(model)
+    return model
+
+
+def _exact_in_float64(model):
+    """The embedding of steps, which diffusers computes in float32 whatever the model's type."""
+    torch, inexact = peers.torch(), model.time_proj
+
+    class TimeEmbedding(torch.nn.Module):
+        def forward(self, step):
+            if model.conv_in.weight.dtype == torch.float32:
+                return inexact(step)
+            half = inexact.num_channels // 2
+            rate = 10_000 ** (-torch.arange(half, dtype=torch.float64) / half)
+            angle = step[:, None] * rate
+            return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
+
+    return TimeEmbedding()
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("features", "attention", "layers", "size", "masked"),
+    [((4, 8), (False, True), 1, (4, 2), True), ((4, 4), (True, False), 2, (2, 2), False)],
+)
+def test_it_computes_what_diffusers_does(features, attention, layers, size, masked):
+    torch = peers.torch()
+    counts = np.array([[1, 1, 1], [1, 0, 0]], bool)
+    step = np.array([3, 700])
+    ours = UNet(
+        features=features, attention=attention, layers_per_level=layers, num_heads=2, norm_groups=2
+    )
+
+    def theirs(model, image, context):
+        mask = torch.tensor(counts) if masked else None
+        out = model(
+            image, torch.tensor(step), context, encoder_attention_mask=mask
+        )
+        return out.sample.permute(0, 2, 3, 1)
+
+    parity.check_parity(
+        _Fixed(ours, step),
+        reference(features, attention, layers),
+        unet_table(features, attention, layers),
+        normal(2, *size, 3),
+        normal(2, 3, 6, seed=1),
+        axes=None,
+        ours=lambda apply, image, context: apply(
+            image, jnp.asarray(step), context, jnp.asarray(counts) if masked else None
+        ),
+        theirs=lambda model, image, context: theirs(model, image.permute(0, 3, 1, 2), context),
+    )
+
+
+class _Fixed:
+    """A module whose step is no input."""
+
+    def __init__(self, module, step):
+        self.module, self.step = module, step
+
+    def init(self, key, image, context):
+        return self.module.init(key, image, self.step, context)
+
+    def apply(self, *arguments):
+        return self.module.apply(*arguments)
+
+
+SMALL = TextToImage(
+    vocab_size=7, text_features=8, text_layers=1, text_heads=2, max_length=5,
+    features=(4, 8), attention=(False, True), num_heads=2, norm_groups=2,
+)  # fmt: skip
+
+
+def test_padding_of_a_caption_changes_nothing():
+    image, step = normal(2, 4, 4, 3), jnp.array([3, 500])
+    tokens = jnp.array([[1, 2, 0, 0, 0], [3, 0, 0, 0, 0]])
+    variables = SMALL.init(jax.random.key(0), image, step, tokens)
+    whole = SMALL.apply(variables, image, step, tokens)
+    np.testing.assert_allclose(
+        SMALL.apply(variables, image, step, tokens[:, :2]), whole, rtol=1e-4, atol=1e-5
+    )
+    other = SMALL.apply(variables, image, step, tokens.at[0, 1].set(4))
+    assert np.abs(other[0] - whole[0]).max() > 1e-4
+    np.testing.assert_array_equal(other[1], whole[1])
+
+
+def test_an_empty_caption_is_one_like_others():
+    image, step = normal(1, 4, 4, 3), jnp.array([3])
+    variables = SMALL.init(jax.random.key(0), image, step, jnp.zeros((1, 5), jnp.int32))
+
+    def total(params):
+        return (SMALL.apply({"params": params}, image, step, jnp.zeros((1, 5), int)) ** 2).sum()
+
+    gradients = jax.grad(total)(variables["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    assert np.abs(gradients["text"]["embed"]["tokens"]["embedding"][0]).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape", "words"),
+    [
+        ({}, (1, 4, 6, 3), "multiples of 4"),
+        ({"attention": (True,)}, (1, 4, 4, 3), "as many entries"),
+        ({"norm_groups": 3}, (1, 4, 4, 3), "num_groups=3"),
+        ({"num_heads": 3}, (1, 4, 4, 3), "num_heads=3"),
+    ],
+)
+def test_what_does_not_fit_is_refused(attributes, shape, words):
+    small = {"features": (4, 4, 8), "attention": (False, False, True), "norm_groups": 2,
+             "num_heads": 2, "layers_per_level": 1}  # fmt: skip
+    with pytest.raises(UserError, match=words):
+        UNet(**small | attributes).init(
+            jax.random.key(0), jnp.zeros(shape), jnp.zeros(1, int), jnp.zeros((1, 2, 4))
+        )

@@ -1,0 +1,89 @@
+"""Text to image: a transformer reads the caption, a UNet removes the noise."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from zoo.models.transformer import TransformerEncoder
+from zoo.models.unet import Image, UNet
+
+
+class TextToImage(nn.Module):
+    """``UNet`` with a ``TransformerEncoder`` as its context, trained together.
+
+    The layout of latent diffusion (Rombach et al. 2022), on pixels. A caption of padding alone
+    stands for none: what classifier-free guidance needs.
+
+    Attributes:
+        vocab_size: number of words, padding (0) among them.
+        text_features: width of the words' vectors.
+        text_layers: number of layers of the text encoder.
+        text_heads: number of its attention heads; divides ``text_features``.
+        max_length: most words of a caption.
+        channels: of the images.
+        features: see ``UNet``.
+        attention: see ``UNet``.
+        layers_per_level: see ``UNet``.
+        num_heads: see ``UNet``.
+        norm_groups: see ``UNet``.
+        dropout_rate: of both networks.
+    """
+
+    vocab_size: int = 256
+    text_features: int = 64
+    text_layers: int = 2
+    text_heads: int = 4
+    max_length: int = 16
+    channels: int = 3
+    features: tuple[int, ...] = (32, 64, 96)
+    attention: tuple[bool, ...] = (False, True, True)
+    layers_per_level: int = 1
+    num_heads: int = 4
+    norm_groups: int = 8
+    dropout_rate: float = 0.0
+
+    def setup(self) -> None:
+        """Makes both networks."""
+        self.text = TransformerEncoder(
+            self.vocab_size,
+            features=self.text_features,
+            num_heads=self.text_heads,
+            num_layers=self.text_layers,
+            feedforward_features=4 * self.text_features,
+            dropout_rate=self.dropout_rate,
+            activation="gelu",
+            norm_first=True,
+            positions="learned",
+            max_length=self.max_length,
+        )
+        self.unet = UNet(
+            channels=self.channels,
+            features=self.features,
+            attention=self.attention,
+            layers_per_level=self.layers_per_level,
+            num_heads=self.num_heads,
+            norm_groups=self.norm_groups,
+            dropout_rate=self.dropout_rate,
+        )
+
+    def __call__(
+        self,
+        image: Image,
+        step: Int[Array, " batch"] | Float[Array, " batch"],
+        tokens: Int[Array, "batch words"],
+        *,
+        train: bool = False,
+    ) -> Image:
+        """Returns what the network predicts for noisy images.
+
+        Args:
+            image: noisy images.
+            step: of the noise schedule.
+            tokens: captions, filled up with 0.
+            train: whether to drop out.
+
+        Raises:
+            UserError: a shape or an attribute does not fit.
+        """
+        # The first place is seen even of an empty caption: attention to nothing has no answer.
+        mask = (tokens != 0).at[:, 0].set(True)
+        return self.unet(image, step, self.text(tokens, mask, train=train), mask, train=train)
