@@ -101,6 +101,24 @@ MODELS: dict[str, dict[str, Field]] = {
         "dropout_rate": _fraction(0.0),
         "initialization": _choice("pytorch", *_INITIALIZATIONS),
     },
+    "text_to_image": {
+        "vocab_size": _at_least(0, 256),
+        "text_features": _at_least(1, 64),
+        "text_layers": _at_least(1, 2),
+        "text_heads": _at_least(1, 4),
+        "max_length": _at_least(1, 16),
+        "channels": _at_least(1, 3),
+        "features": Field(
+            (32, 64, 96),
+            "numbers, each at least 1",
+            lambda value: len(value) > 0 and min(value) >= 1,
+        ),
+        "attention": Field((False, True, True), "as many as model.features"),
+        "layers_per_level": _at_least(1, 1),
+        "num_heads": _at_least(1, 4),
+        "norm_groups": _at_least(1, 8),
+        "dropout_rate": _fraction(0.0),
+    },
     "transformer": {
         "source_vocab_size": _at_least(0, 32000),
         "target_vocab_size": _at_least(0, 32000),
@@ -125,6 +143,15 @@ TASKS: dict[str, dict[str, Field]] = {
         ),
         "label_smoothing": _fraction(0.0),
     },
+    "diffusion": {
+        "noise_schedule": _choice("cosine", "cosine", "linear"),
+        "noise_steps": _at_least(1, 1000),
+        "prediction": _choice("v_prediction", "epsilon", "sample", "v_prediction"),
+        "unconditional": _fraction(0.1),
+        "guidance": _at_least(0, 3.0),
+        "sampling_steps": _at_least(1, 50),
+        "sampler": _choice("ddim", "ddim", "ddpm"),
+    },
     "language_modelling": {},
     "sequence_to_sequence": {
         "label_smoothing": _fraction(0.1),
@@ -136,6 +163,7 @@ TASKS: dict[str, dict[str, Field]] = {
 # By task: the models that it trains.
 TASK_MODELS = {
     "classification": ("cnn",),
+    "diffusion": ("text_to_image",),
     "language_modelling": ("gpt", "rnn"),
     "sequence_to_sequence": ("transformer",),
 }
@@ -143,6 +171,7 @@ TASK_MODELS = {
 # By task: what its evaluation measures; ``checkpoint.metric`` is one of them.
 TASK_METRICS = {
     "classification": ("accuracy", "loss"),
+    "diffusion": ("loss",),
     "language_modelling": ("loss", "accuracy"),
     "sequence_to_sequence": ("loss", "accuracy"),
 }
@@ -162,6 +191,7 @@ DATA: dict[str, dict[str, Field]] = {
         "contrast": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
         "validation_fraction": _fraction(0.0),
     },
+    "diffusion": {"name": _choice("digit_scenes", "digit_scenes")},
     "language_modelling": {
         "name": _choice("tiny_shakespeare", "text", "tiny_shakespeare"),
         "path": Field(""),
@@ -482,6 +512,17 @@ def _check_combinations(config: ConfigDict) -> None:
             f"task.name={config.task.name!r} does not train model.name={config.model.name!r}: it "
             f"trains {' and '.join(TASK_MODELS[config.task.name])}"
         )
+    if config.task.name == "diffusion":
+        if config.task.sampling_steps > config.task.noise_steps:
+            raise ConfigError(
+                f"task.sampling_steps={config.task.sampling_steps} must be at most "
+                f"task.noise_steps={config.task.noise_steps}"
+            )
+        if len(config.model.attention) != len(config.model.features):
+            raise ConfigError(
+                f"model.attention={config.model.attention} must have as many entries as "
+                f"model.features={config.model.features}"
+            )
     if config.model.name in ("gpt", "transformer"):
         _check_heads(config)
     if config.model.name == "gpt" and (max(data.context, data.eval_context) > config.model.context):

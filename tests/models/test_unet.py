@@ -63,9 +63,7 @@ def test_it_computes_what_diffusers_does(features, attention, layers, size, mask
 
     def theirs(model, image, context):
         mask = torch.tensor(counts) if masked else None
-        out = model(
-            image, torch.tensor(step), context, encoder_attention_mask=mask
-        )
+        out = model(image, torch.tensor(step), context, encoder_attention_mask=mask)
         return out.sample.permute(0, 2, 3, 1)
 
     parity.check_parity(

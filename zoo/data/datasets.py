@@ -76,10 +76,12 @@ def token_array(tokens: Any, length: int, padding: int = 0) -> np.ndarray:
 def _loaders() -> dict[str, Callable[..., Dataset]]:
     from zoo.data.images import load_images
     from zoo.data.pairs import load_pairs
+    from zoo.data.scenes import load_scenes
     from zoo.data.text import load_text
 
     return {
         "classification": load_images,
+        "diffusion": load_scenes,
         "language_modelling": load_text,
         "sequence_to_sequence": load_pairs,
     }

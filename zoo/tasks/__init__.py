@@ -9,10 +9,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from zoo.errors import UserError, did_you_mean
 from zoo.tasks.classification import Classification
+from zoo.tasks.diffusion import Diffusion
 from zoo.tasks.language_modelling import LanguageModelling
 from zoo.tasks.sequence_to_sequence import SequenceToSequence
 
-__all__ = ["Classification", "LanguageModelling", "SequenceToSequence", "Task", "make_task"]
+__all__ = [
+    "Classification",
+    "Diffusion",
+    "LanguageModelling",
+    "SequenceToSequence",
+    "Task",
+    "make_task",
+]
 
 Batch = dict[str, Array]
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
@@ -62,7 +70,7 @@ def make_task(
     """Returns a task by name.
 
     Args:
-        name: ``classification``, ``language_modelling`` or ``sequence_to_sequence``.
+        name: ``classification``, ``diffusion``, ``language_modelling`` or ``sequence_to_sequence``.
         model: the linen module to train.
         symbols: of the data.
         lanes: whether a row of a batch goes on where the same row of the batch before ended.
@@ -78,6 +86,7 @@ def make_task(
             label_smoothing=fields["label_smoothing"],
             class_names=symbols["classes"],
         ),
+        "diffusion": lambda: Diffusion(model=model, **fields),
         "language_modelling": lambda: LanguageModelling(model=model, carry_state=lanes, **fields),
         "sequence_to_sequence": lambda: SequenceToSequence(
             model=model, target_symbols=symbols["target"], **fields

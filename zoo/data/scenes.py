@@ -1,0 +1,254 @@
+"""Captioned scenes: one handwritten digit with a colour, a size and a place."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+from PIL import Image
+
+from zoo.data.datasets import Dataset, token_array
+from zoo.data.sources import DataError, Example, open_source
+from zoo.data.vocabulary import Vocabulary
+from zoo.errors import did_you_mean
+
+NAMES = ("digit_scenes",)
+SIDE = 32
+MAX_WORDS = 12
+
+COLORS = {
+    "red": (230, 40, 40),
+    "green": (40, 200, 60),
+    "blue": (60, 90, 250),
+    "yellow": (240, 220, 40),
+    "purple": (170, 60, 220),
+    "white": (245, 245, 245),
+}
+SIZES = {"big": 20, "small": 12}
+# The middle of the digit, as (row, column).
+PLACES = {
+    "top left": (10, 10),
+    "top right": (10, 22),
+    "bottom left": (22, 10),
+    "bottom right": (22, 22),
+    "center": (16, 16),
+}
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+BACKGROUND = 24
+
+# Colour-digit pairs that training never shows; each colour and each digit is seen with others.
+HELD_OUT = (("red", 7), ("green", 2), ("blue", 5), ("yellow", 0), ("purple", 4), ("white", 9))
+
+_SYNONYMS = {
+    "red": ("red", "crimson"),
+    "green": ("green", "emerald"),
+    "blue": ("blue", "azure"),
+    "yellow": ("yellow", "golden"),
+    "purple": ("purple", "violet"),
+    "white": ("white", "pale"),
+    "big": ("big", "large"),
+    "small": ("small", "little", "tiny"),
+    "top left": ("top left", "upper left"),
+    "top right": ("top right", "upper right"),
+    "bottom left": ("bottom left", "lower left"),
+    "bottom right": ("bottom right", "lower right"),
+    "center": ("center", "middle"),
+}
+_FRAMES = (
+    "a {size} {color} {digit} at the {place}",
+    "{size} {color} {digit} in the {place}",
+    "the {digit} is {size} and {color} at the {place}",
+    "in the {place} a {size} {color} {digit}",
+)
+_SIZES_OF_SPLITS = {"train": 50_000, "validation": 512, "test": 512, "held_out": 512}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a scene shows.
+
+    Attributes:
+        digit: 0 to 9.
+        color: one of ``COLORS``.
+        size: one of ``SIZES``.
+        place: one of ``PLACES``.
+    """
+
+    digit: int
+    color: str
+    size: str
+    place: str
+
+
+def draw_scene(generator: np.random.Generator, *, held_out: bool = False) -> Scene:
+    """Draws a scene whose colour-digit pair is, or is not, one of ``HELD_OUT``."""
+    pairs = [
+        (color, digit)
+        for color in COLORS
+        for digit in range(10)
+        if ((color, digit) in HELD_OUT) == held_out
+    ]
+    color, digit = pairs[generator.integers(len(pairs))]
+    size, place = (list(table)[generator.integers(len(table))] for table in (SIZES, PLACES))
+    return Scene(digit, color, size, place)
+
+
+def render(
+    scene: Scene, digit: UInt8[np.ndarray, "28 28"], shift: tuple[int, int] = (0, 0)
+) -> UInt8[np.ndarray, "32 32 3"]:
+    """Paints a scene.
+
+    Args:
+        scene: what to show.
+        digit: an image of the digit, white on black.
+        shift: pixels by which the digit is off its place, down and to the right.
+    """
+    side = SIZES[scene.size]
+    # MNIST has four empty pixels on each side.
+    ink = Image.fromarray(digit[4:24, 4:24]).resize((side, side), Image.Resampling.BILINEAR)
+    top, left = (
+        int(np.clip(middle - side // 2 + off, 0, SIDE - side))
+        for middle, off in zip(PLACES[scene.place], shift, strict=True)
+    )
+    alpha = np.zeros((SIDE, SIDE, 1), np.float32)
+    alpha[top : top + side, left : left + side, 0] = np.asarray(ink, np.float32) / 255
+    painted = BACKGROUND + alpha * (np.array(COLORS[scene.color], np.float32) - BACKGROUND)
+    return painted.round().astype(np.uint8)
+
+
+def caption(scene: Scene, generator: np.random.Generator) -> str:
+    """Describes a scene in words drawn from a small grammar; the size may be left out."""
+
+    def word(meaning: str) -> str:
+        words = _SYNONYMS[meaning]
+        return words[generator.integers(len(words))]
+
+    frame = _FRAMES[generator.integers(len(_FRAMES))]
+    if generator.random() < 0.2:
+        frame = frame.replace("{size} and ", "").replace("{size} ", "")
+    place = word(scene.place)
+    if scene.place != "center" and generator.random() < 0.3:
+        place += " corner"
+    return frame.format(
+        size=word(scene.size), color=word(scene.color), digit=DIGITS[scene.digit], place=place
+    )
+
+
+@functools.cache
+def words() -> Vocabulary:
+    """The words of all captions; number 0 is padding."""
+    frames = (word for frame in _FRAMES for word in frame.split() if "{" not in word)
+    synonyms = (word for phrases in _SYNONYMS.values() for p in phrases for word in p.split())
+    return Vocabulary(("<pad>", *sorted({*frames, *synonyms, *DIGITS, "corner"})), "word")
+
+
+def encode_caption(text: str, vocabulary: Vocabulary) -> Int32[np.ndarray, " words"]:
+    """Returns a caption's words as numbers, filled up with padding.
+
+    Raises:
+        DataError: it is too long, or has words that training never showed; they are named.
+    """
+    split = text.lower().replace(",", " ").replace(".", " ").split()
+    if len(split) > MAX_WORDS:
+        raise DataError(f"the caption has {len(split)} words, more than {MAX_WORDS}: {text!r}")
+    return token_array(vocabulary.encode(split), MAX_WORDS)
+
+
+def to_network(image: UInt8[np.ndarray, "*image"]) -> Float32[np.ndarray, "*image"]:
+    """Returns pixels between -1 and 1."""
+    return np.asarray(image, np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_pixels(image: Float32[np.ndarray, "*image"]) -> UInt8[np.ndarray, "*image"]:
+    """Returns pixels between 0 and 255; what lies outside is cut."""
+    return np.clip(np.round((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def read_color(image: UInt8[np.ndarray, "32 32 3"]) -> str:
+    """Returns the colour of a scene's digit, from its brightest pixels."""
+    pixels = image.reshape(-1, 3).astype(np.float32) - BACKGROUND
+    ink = np.abs(pixels).max(axis=1)
+    brightest = pixels[ink >= 0.7 * ink.max()].mean(axis=0)
+    direction = brightest / (np.linalg.norm(brightest) + 1e-6)
+    names = list(COLORS)
+    table = np.array(list(COLORS.values()), np.float32) - BACKGROUND
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    return names[int((table @ direction).argmax())]
+
+
+def read_place(image: UInt8[np.ndarray, "32 32 3"]) -> str:
+    """Returns the place of a scene's digit, from the middle of the box around its ink."""
+    ink = np.abs(image.astype(np.float32) - BACKGROUND).max(axis=2) > 60
+    if not ink.any():
+        return "nowhere"
+    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
+    middle = np.array([(rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2])
+    distances = [np.abs(middle - place).sum() for place in PLACES.values()]
+    return list(PLACES)[int(np.argmin(distances))]
+
+
+def load_scenes(name: str) -> Dataset:
+    """Describes the captioned scenes; a scene is a function of its split and number.
+
+    Args:
+        name: ``digit_scenes``: painted with the handwritten digits of ``mnist_subset``. The split
+            ``held_out`` has the colour-digit pairs that no other split has.
+
+    Raises:
+        DataError: the name is unknown.
+    """
+    if name not in NAMES:
+        raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
+    return Dataset(
+        name=name,
+        sizes=_SIZES_OF_SPLITS,
+        vocabularies={"words": words()},
+        model_fields={"vocab_size": len(words())},
+        open_split=Scenes,
+        transform=lambda train: lambda example, generator: example,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """Examples of one split.
+
+    ``image: Float32[32, 32, 3]`` between -1 and 1; ``tokens: Int32[12]``, the caption; and the
+    numbers of ``digit``, ``color``, ``size`` and ``place`` in their tables.
+
+    Attributes:
+        split: its name.
+    """
+
+    split: str
+
+    @functools.cached_property
+    def digits(self) -> list[UInt8[np.ndarray, "images 28 28"]]:
+        """The images of each digit."""
+        source = open_source("mnist_subset", "test" if self.split == "held_out" else self.split)
+        examples = [source[index] for index in range(len(source))]
+        return [
+            np.stack([e["image"][..., 0] for e in examples if e["label"] == digit])
+            for digit in range(10)
+        ]
+
+    def __len__(self) -> int:
+        return _SIZES_OF_SPLITS[self.split]
+
+    def __getitem__(self, index: int) -> Example:
+        seed = (list(_SIZES_OF_SPLITS).index(self.split), int(index))
+        generator = np.random.default_rng(seed)
+        scene = draw_scene(generator, held_out=self.split == "held_out")
+        images = self.digits[scene.digit]
+        shift = generator.integers(-1, 2, 2)
+        image = render(scene, images[generator.integers(len(images))], tuple(shift))
+        numbers = {
+            "digit": scene.digit,
+            "color": list(COLORS).index(scene.color),
+            "size": list(SIZES).index(scene.size),
+            "place": list(PLACES).index(scene.place),
+        }
+        return {
+            "image": to_network(image),
+            "tokens": encode_caption(caption(scene, generator), words()),
+        } | {field: np.asarray(number, np.int32) for field, number in numbers.items()}
