@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo import commands
 from zoo.errors import UserError
@@ -21,14 +22,15 @@ def _main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(others)
     if overrides and options.command != "evaluate":
         raise UserError(f"zoo {options.command} takes no {overrides[0]}")
-    if options.command == "list":
-        _list(options.pattern)
-    elif options.command == "evaluate":
-        _evaluate(options, overrides)
-    else:
-        from zoo.data.prepare import prepare
-
-        prepare(options.name, options.data_dir)
+    commands_by_name: dict[str, Callable[[], None]] = {
+        "list": lambda: _list(options.pattern),
+        "evaluate": lambda: _evaluate(options, overrides),
+        "generate": lambda: _generate(options),
+        "predict": lambda: _predict(options),
+        "sample": lambda: _sample(options),
+        "prepare": lambda: _prepare(options),
+    }
+    commands_by_name[options.command]()
 
 
 def _list(pattern: str) -> None:
@@ -55,6 +57,62 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(result.get("text", ""))
 
 
+def _generate(options: argparse.Namespace) -> None:
+    from zoo import inference
+
+    symbols = inference.generate(
+        inference.load(options.workdir, checkpoint=options.checkpoint),
+        options.prompt,
+        max_new_tokens=options.max_new_tokens,
+        seed=options.seed,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        num_beams=options.num_beams,
+    )
+    print(options.prompt, end="", flush=True)
+    for symbol in symbols:
+        print(symbol, end="", flush=True)
+    print()
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from zoo import inference
+
+    loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
+    made = inference.predict_targets(loaded, options.inputs, num_beams=options.num_beams)
+    for source, target in zip(options.inputs, made, strict=True):
+        if options.json:
+            print(json.dumps({"input": source, "output": target}, ensure_ascii=False))
+        else:
+            print(f"{source}\t{' '.join(target)}")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    out = Path(options.out)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out={out} must end in .png")
+    from zoo import inference
+    from zoo.reports.plots import write_grid
+
+    images = inference.draw(
+        inference.load(options.workdir, checkpoint=options.checkpoint),
+        options.prompt,
+        num=options.num,
+        steps=options.steps,
+        guidance=options.guidance,
+        seed=options.seed,
+    )
+    write_grid(out, images)
+    print(f"{len(images)} images in {out}")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from zoo.data.prepare import prepare
+
+    prepare(options.name, options.data_dir)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo", description="A functional model zoo for JAX.")
     subparsers = parser.add_subparsers(dest="command", required=True)
@@ -73,12 +131,60 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
+    generate = _of_run(
+        subparsers, "generate", "continue a text with a language model of characters"
+    )
+    generate.add_argument("--prompt", required=True, help="the beginning of the text")
+    _numbers(
+        generate,
+        {
+            "max-new-tokens": (200, "characters to add"),
+            "temperature": (1.0, "0: always the likeliest; below 1: likelier ones more often"),
+            "top-k": (0, "draw among this many likeliest; 0: all"),
+            "top-p": (1.0, "draw among the likeliest that have this probability together"),
+            "num-beams": (1, "above 1: beam search of this width, without chance"),
+            "seed": (0, "the same seed gives the same text"),
+        },
+    )
+
+    predict = _of_run(subparsers, "predict", "the outputs for inputs, such as words' phonemes")
+    predict.add_argument("inputs", nargs="+", help="such as words to pronounce")
+    predict.add_argument("--num-beams", type=int, default=None, help="default: the run's own")
+    predict.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+    sample = _of_run(subparsers, "sample", "draw images for a caption")
+    sample.add_argument("--prompt", required=True, help="the caption")
+    sample.add_argument("--out", required=True, help="the PNG file to write")
+    _numbers(
+        sample,
+        {
+            "num": (16, "number of images"),
+            "steps": (50, "number of sampling steps"),
+            "guidance": (3.0, "1: as the caption says; above: more so"),
+            "seed": (0, "the same seed draws the same images"),
+        },
+    )
+
     prepare = subparsers.add_parser(
         "prepare", help="download a data set and write it as a TFDS folder"
     )
     prepare.add_argument("name", help="name of the data set, such as mnist")
     prepare.add_argument("--data_dir", default=None, help="where to; default: TFDS's own folder")
     return parser
+
+
+def _of_run(subparsers: Any, name: str, purpose: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=purpose)
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
+    return parser
+
+
+def _numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[float, str]]) -> None:
+    for name, (default, meaning) in numbers.items():
+        parser.add_argument(
+            f"--{name}", type=type(default), default=default, help=f"{meaning}; default {default}"
+        )
 
 
 if __name__ == "__main__":

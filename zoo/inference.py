@@ -1,16 +1,25 @@
 """What is done with a finished run: load it, evaluate it, and ask it."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from zoo import building, data
 from zoo import config as configs
+from zoo.data.pairs import END, encode_source
+from zoo.data.scenes import encode_caption, to_pixels
+from zoo.decoding import beam_search, stream
 from zoo.errors import UserError
-from zoo.tasks import Task
+from zoo.tasks import Diffusion, SequenceToSequence, Task
+from zoo.tasks.language_modelling import CARRY
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.partitioning import make_mesh, replicated
 
@@ -63,8 +72,9 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
         raise UserError(f"the work directory {workdir} has no {checkpoint} checkpoint")
     state, step = read
     task = building.build_task(config, vocabularies)
-    params = state.get("ema_params") or state["params"]
-    variables = {"params": params} | state.get("model_state", {})
+    params = state["ema_params"] or state["params"]
+    collections = {name: v for name, v in state["model_state"].items() if name != CARRY}
+    variables = {"params": params} | collections
     return Loaded(task.model, variables, vocabularies, config, task, step)
 
 
@@ -94,3 +104,156 @@ def evaluate(
     scores = evaluator.scores(loaded.variables["params"], model_state, split)
     metrics |= scores.pop("metrics", {})
     return {"split": split, "step": loaded.step, "metrics": metrics} | scores
+
+
+def generate(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    max_new_tokens: int = 200,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    num_beams: int = 1,
+) -> Iterator[str]:
+    """Continues a text with a run's language model, one symbol after the other as they come.
+
+    Args:
+        loaded: a run of ``configs/gpt.py`` or ``configs/lstm.py``.
+        prompt: the beginning, at least one symbol; it is not repeated.
+        max_new_tokens: how many symbols to add, at least 1.
+        seed: the same seed gives the same text.
+        temperature: 0: always the likeliest symbol; see ``zoo.decoding.filter_logits``.
+        top_k: see there.
+        top_p: see there.
+        num_beams: above 1: the likeliest whole text that a beam search of this width finds, all at
+            once; temperature, ``top_k`` and ``top_p`` have no meaning then.
+
+    Raises:
+        UserError: the run is no language model, the prompt is empty or has unknown symbols, or a
+            number is out of range.
+    """
+    _need(loaded, "language_modelling", "zoo generate")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if not prompt:
+        raise UserError("the prompt is empty: give at least one character")
+    vocabulary = loaded.vocabularies["characters"]
+    tokens = jnp.asarray(vocabulary.encode(prompt))[None]
+    # None: a recurrent state has room for any text.
+    context = loaded.config.model.get("context")
+    model: Any = loaded.module
+
+    def step(tokens: Any, cache: Any) -> Any:
+        return model.apply(loaded.variables, tokens, cache)
+
+    if num_beams > 1:
+        length = tokens.shape[1] + max_new_tokens
+        if context and length > context:
+            raise UserError(
+                f"beam search over {length} characters is more than the model's context of "
+                f"{context}: shorten the prompt or lower max_new_tokens"
+            )
+        found, _ = beam_search(
+            step,
+            model.initial_cache(1, length),
+            tokens,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            end=-1,
+        )
+        return iter(vocabulary.decode(np.asarray(found[0])))
+    new = stream(
+        step,
+        lambda: model.initial_cache(1, context or 0),
+        tokens,
+        jax.random.key(seed),
+        max_new_tokens=max_new_tokens,
+        context=context,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
+    return (vocabulary.symbols[int(token[0])] for token in new)
+
+
+def predict_targets(
+    loaded: Loaded, sources: Sequence[str], *, num_beams: int | None = None
+) -> list[list[str]]:
+    """Returns the target of each source, such as the phonemes of words.
+
+    Args:
+        loaded: a run of ``configs/transformer.py``.
+        sources: what to read.
+        num_beams: width of the beam search, 1 for greedy decoding; None: the run's own.
+
+    Raises:
+        UserError: the run is of another task, or a source is too long or has unknown characters.
+    """
+    _need(loaded, "sequence_to_sequence", "zoo predict")
+    task = loaded.task
+    assert isinstance(task, SequenceToSequence)
+    fields = loaded.config.data
+    encoded = np.stack(
+        [
+            encode_source(source, loaded.vocabularies["source"], fields.max_source_length)
+            for source in sources
+        ]
+    )
+    beams = num_beams or task.num_beams
+    decode = jax.jit(
+        lambda variables, source: task.decode(
+            variables["params"], source, fields.max_target_length, num_beams=beams
+        )
+    )
+    targets = loaded.vocabularies["target"]
+    return [
+        targets.decode([token for token in row if token > END])
+        for row in np.asarray(decode(loaded.variables, encoded))
+    ]
+
+
+def draw(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    num: int = 16,
+    steps: int = 50,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> UInt8[np.ndarray, "num height width channels"]:
+    """Draws images for a caption.
+
+    Args:
+        loaded: a run of ``configs/diffusion.py``.
+        prompt: the caption.
+        num: how many images, at least 1.
+        steps: number of sampling steps, at most the noise schedule's.
+        guidance: 1: as the caption says; above: more so.
+        seed: the same seed draws the same images.
+
+    Raises:
+        UserError: the run is of another task, a number is out of range, or training never showed
+            some words; they are named.
+    """
+    _need(loaded, "diffusion", "zoo sample")
+    task = loaded.task
+    assert isinstance(task, Diffusion)
+    if num < 1:
+        raise UserError(f"num={num} must be at least 1")
+    tokens = np.repeat(encode_caption(prompt, loaded.vocabularies["words"])[None], num, axis=0)
+    images = jax.jit(
+        lambda variables, tokens, key: task.sample(
+            variables["params"], tokens, key, shape=(32, 32, 3), guidance=guidance, steps=steps
+        )
+    )(loaded.variables, tokens, jax.random.key(seed))
+    return to_pixels(np.asarray(images))
+
+
+def _need(loaded: Loaded, task: str, command: str) -> None:
+    if loaded.config.task.name != task:
+        raise UserError(
+            f"{command} needs a run with task.name={task!r}; this one has "
+            f"{loaded.config.task.name!r}"
+        )

@@ -118,9 +118,10 @@ class GPT(nn.Module):
                 name=f"block_{layer}",
             )
             x, layer_cache = block(x, None if cache is None else cache[layer], train=train)
-            caches.append(layer_cache)
+            if layer_cache is not None:
+                caches.append(layer_cache)
         x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
-        return embed.logits(x), None if cache is None else tuple(caches)
+        return embed.logits(x), tuple(caches) or None
 
     def initial_cache(self, batch_size: int, max_length: int) -> Cache:
         """Returns the cache of no tokens.

@@ -1,7 +1,7 @@
 """The transformer of "Attention Is All You Need" (Vaswani et al. 2017)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -218,9 +218,17 @@ class TransformerEncoder(nn.Module):
 class TransformerDecoder(nn.Module):
     """From a memory and the tokens so far to the logits of the next.
 
-    Attributes: as ``TransformerEncoder``, and
-
     Attributes:
+        vocab_size: number of tokens.
+        features: width of the vectors.
+        num_heads: number of attention heads; divides ``features``.
+        num_layers: number of layers.
+        feedforward_features: hidden width of the feed-forward parts.
+        dropout_rate: see ``Transformer``.
+        activation: see ``Transformer``.
+        norm_first: see ``Transformer``.
+        positions: see ``Transformer``.
+        max_length: see ``Transformer``.
         tie_weights: whether the output's weights are the tokens' vectors.
     """
 
@@ -274,7 +282,7 @@ class TransformerDecoder(nn.Module):
             logits = embed.logits(x)
         else:
             logits = Linear(self.vocab_size, initialization="xavier_uniform", name="output")(x)
-        return logits, tuple(kept) if caches else None
+        return logits, tuple(cache for cache in kept if cache is not None) or None
 
 
 class Transformer(nn.Module):
@@ -317,7 +325,7 @@ class Transformer(nn.Module):
 
     def setup(self) -> None:
         """Makes both stacks."""
-        common = {
+        common: dict[str, Any] = {
             "features": self.features,
             "num_heads": self.num_heads,
             "feedforward_features": self.feedforward_features,
@@ -377,7 +385,7 @@ class Transformer(nn.Module):
         logits, layers = self.decoder(
             target, cache.memory, memory_mask=cache.memory_mask, caches=cache.layers
         )
-        return logits, cache._replace(layers=layers)
+        return logits, DecoderCache(cache.memory, cache.memory_mask, layers or ())
 
 
 def _of_keys(mask: TokenMask | None) -> Bool[Array, "batch 1 1 keys"] | None:

@@ -1,10 +1,12 @@
 """Pictures of a run, as PNG files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 
 def plot_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -58,6 +60,27 @@ def plot_confusion_matrix(
         color = "white" if np.log1p(count) > dark else "black"
         axis.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def write_grid(path: Path, images: UInt8[np.ndarray, "images height width 3"]) -> None:
+    """Writes images side by side, in rows of about as many as there are rows.
+
+    Args:
+        path: the PNG file to write.
+        images: RGB.
+    """
+    from PIL import Image
+
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = np.zeros((rows * columns, height, width, channels), np.uint8)
+    cells[:count] = images
+    grid = cells.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    picture = Image.fromarray(grid.reshape(rows * height, columns * width, channels))
+    # Four screen pixels for one: 32 pixels are too few to look at.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.NEAREST).save(path)
 
 
 def plot_scores(

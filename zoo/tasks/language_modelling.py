@@ -13,6 +13,8 @@ from zoo.losses import cross_entropy
 from zoo.metrics import correct
 
 Batch = dict[str, Array]
+# The name in the model state of what the rows of training carry on; no collection of the model's.
+CARRY = "carry"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class LanguageModelling:
         """Returns the model's variables, and the state of each row of ``batch``."""
         variables = dict(self.model.init(key, batch["tokens"][:1]))
         if self.carry_state:
-            variables["carry"] = self.model.initial_cache(*batch["tokens"].shape)
+            variables[CARRY] = self.model.initial_cache(*batch["tokens"].shape)
         return variables
 
     def loss(
@@ -53,13 +55,13 @@ class LanguageModelling:
             goes_on = 1 - batch["start"]
             carry = jax.tree.map(
                 lambda rows: jnp.einsum("b...,b->b...", rows, goes_on.astype(rows.dtype)),
-                model_state["carry"],
+                model_state[CARRY],
             )
         logits, carry = self.model.apply(
             {"params": params}, batch["tokens"], carry, train=True, rngs={"dropout": key}
         )
         if self.carry_state:
-            model_state = {**model_state, "carry": jax.lax.stop_gradient(carry)}
+            model_state = {**model_state, CARRY: jax.lax.stop_gradient(carry)}
         sums = _sums(logits, batch)
         loss_sum, weight = sums.pop("loss")
         return loss_sum, (weight, model_state, sums)
