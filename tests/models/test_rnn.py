@@ -9,6 +9,7 @@ import pytest
 
 from zoo.errors import UserError
 from zoo.models import RNN
+from zoo.models.rnn import gradient_by_distance
 from zoo.pretrained import rnn_table
 
 SMALL = {"vocab_size": 11, "embed_features": 5, "features": 6, "num_layers": 2}
@@ -60,6 +61,23 @@ def test_a_text_in_pieces_is_the_whole_text(cell):
     np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-5, atol=1e-6)
     for a, b in zip(jax.tree.leaves(cache), jax.tree.leaves(end), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_by_distance_has_its_closed_form():
+    """One layer of relu that never cuts off is linear: each step is one product with the kernel."""
+    model = RNN(**SMALL | {"num_layers": 1, "cell": "rnn_relu"})
+    text, targets = jnp.asarray(tokens()), jnp.array([1, 5, 0])
+    with jax.enable_x64(True):
+        params = model.init(jax.random.key(0), text)["params"]
+        params = jax.tree.map(lambda x: np.abs(np.asarray(x, np.float64)) * 0.3, params)
+        found = gradient_by_distance(model, params, text, targets)
+        logits = model.apply({"params": params}, text)[0][:, -1]
+        error = np.asarray(jax.nn.softmax(logits)) - np.eye(11)[targets]
+    flowing = error @ params["output"]["kernel"].T
+    for distance in range(9):
+        expected = np.linalg.norm(flowing @ params["layers"]["input_kernel_0"].T, axis=-1)
+        np.testing.assert_allclose(found[:, distance], expected, rtol=1e-9)
+        flowing = flowing @ params["layers"]["recurrent_kernel_0"].T
 
 
 def test_what_does_not_fit_is_refused():

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from zoo.layers import Recurrent
 from zoo.training.state import create_state
 from zoo.training.step import ema_decay, make_train_step
 
@@ -159,6 +160,25 @@ def test_precision_reaches_forward_and_backward_products(precision, expected):
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) == 2
     assert all(expected in line for line in products), products
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "HIGHEST"), ("tf32", "HIGH")])
+def test_precision_reaches_a_layers_own_rule_of_the_gradient(precision, expected):
+    layer = Recurrent("gru", 4)
+    x = jnp.ones((2, 3, 5))
+
+    def loss(params, model_state, batch, key):
+        outputs, _ = layer.apply({"params": params}, batch["x"])
+        return (outputs**2).sum(), (jnp.float32(2), model_state, {})
+
+    optimizer = optax.sgd(0.1)
+    state = create_state(layer.init(jax.random.key(0), x), optimizer, jax.random.key(1))
+    step = make_train_step(loss, optimizer, precision=precision)
+    text = jax.jit(step).lower(state, {"x": x}).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    # Two forward; in the rule of the gradient the state's and the weights'; the input's kernel's.
+    assert len(products) >= 5
+    assert all(f"precision = [{expected}, {expected}]" in line for line in products), products
 
 
 @pytest.mark.parametrize(

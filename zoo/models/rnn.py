@@ -1,6 +1,10 @@
 """A recurrent language model (Mikolov et al. 2010), with plain, LSTM or GRU layers."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from zoo.errors import UserError
@@ -78,3 +82,33 @@ class RNN(nn.Module):
     def initial_cache(self, batch_size: int, max_length: int) -> Carry:
         """Returns the state before any token; it has the same size for every ``max_length``."""
         return initial_carry(self.cell, self.features, self.num_layers, batch_size)
+
+
+def gradient_by_distance(
+    model: RNN,
+    params: Any,
+    tokens: Int[Array, "batch time"],
+    targets: Int[Array, " batch"],
+) -> Float[Array, "batch time"]:
+    """Returns how much each earlier token moves the loss at the last position.
+
+    In a plain recurrence the gradient falls geometrically with the distance in time (Bengio et al.
+    1994); gates carry it further.
+
+    Args:
+        model: the language model; without dropout.
+        params: its parameters.
+        tokens: the texts.
+        targets: the token after each text.
+
+    Returns:
+        Norms of the gradient with respect to the vector of the token ``d`` steps before the last.
+    """
+    embedded = jnp.take(params["embed"]["embedding"], tokens, axis=0)
+
+    def loss(embedded: Float[Array, "batch time features"]) -> Float[Array, ""]:
+        logits, _ = model.apply({"params": params}, embedded, method="decode")
+        log_probabilities = jax.nn.log_softmax(logits[:, -1])
+        return -jnp.take_along_axis(log_probabilities, targets[:, None], axis=-1).sum()
+
+    return jnp.linalg.norm(jax.grad(loss)(embedded), axis=-1)[:, ::-1]

@@ -97,6 +97,26 @@ def plot_scores(
         plot_confusion_matrix(
             folder / "confusion_matrix.png", report["confusion_matrix"], symbols["classes"]
         )
+    if "gradient_by_distance" in report:
+        curves = {"": report["gradient_by_distance"]}
+        plot_gradients(folder / "gradient_by_distance.png", curves)
+
+
+def plot_gradients(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
+    """Draws how the gradient falls with the distance in time, one line a run.
+
+    Args:
+        path: the PNG file to write.
+        curves: mean norms by distance, by the name of the run.
+    """
+    figure, (axis,) = _figure(ncols=1, size=(6.0, 4.0))
+    for name, norms in curves.items():
+        axis.semilogy(range(len(norms)), norms, label=name)
+    axis.set(xlabel="characters back", ylabel="gradient of the last loss")
+    axis.grid(alpha=0.3)
+    if any(curves):
+        axis.legend()
+    figure.savefig(path, dpi=120)
 
 
 def _figure(*, ncols: int, size: tuple[float, float]) -> tuple[Any, Any]:

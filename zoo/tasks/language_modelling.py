@@ -11,10 +11,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from zoo.losses import cross_entropy
 from zoo.metrics import correct
+from zoo.models.rnn import RNN, gradient_by_distance
 
 Batch = dict[str, Array]
 # The name in the model state of what the rows of training carry on; no collection of the model's.
 CARRY = "carry"
+# Steps in time over which the gradient of a recurrent model is followed.
+DISTANCES = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +79,19 @@ class LanguageModelling:
     def predict(
         self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray
     ) -> dict[str, Array]:
-        """Returns nothing: no score needs the outputs."""
-        return {}
+        """Returns, of a recurrent model, ``gradient``: see ``gradient_by_distance``."""
+        if not isinstance(self.model, RNN):
+            return {}
+        tokens, last = batch["tokens"][:, :DISTANCES], batch["targets"][:, :DISTANCES][:, -1]
+        return {"gradient": gradient_by_distance(self.model, params, tokens, last)}
 
     def score(
         self, outputs: dict[str, np.ndarray], references: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Returns nothing: the means say it all."""
-        return {}
+        """Returns, of a recurrent model, the mean ``gradient_by_distance``, nearest first."""
+        if "gradient" not in outputs:
+            return {}
+        return {"gradient_by_distance": outputs["gradient"].mean(axis=0).tolist()}
 
 
 def _sums(

@@ -1,5 +1,6 @@
 """In which arithmetic a step is computed. Parameters stay in float32 in every case."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,25 +11,37 @@ import jax.numpy as jnp
 _MATMUL_PRECISION = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
 
 
-def with_precision(function: Callable, precision: str) -> Callable:
-    """Wraps ``function(params, model_state, batch, key)`` to compute in ``precision``.
+def matmul_precision(precision: str) -> contextlib.AbstractContextManager[None]:
+    """The setting of products for what is traced inside.
 
-    ``float32``: products at the highest setting, also where the hardware has a faster, coarser
-    one. ``tf32``: XLA's middle setting, TensorFloat-32 on a GPU and three bfloat16 passes on a TPU.
-    ``bfloat16``: a
-    bfloat16 copy of the floating-point parameters and inputs; gradients arrive in the parameters'
-    own type. Only float32 arrays are cast, so float64 tests see float64.
+    Differentiation belongs inside too: where a layer has a rule of its own for the gradient, that
+    is traced after the function itself.
 
     Raises:
         ValueError: ``precision`` is none of the three.
     """
     if precision not in _MATMUL_PRECISION:
         raise ValueError(f"precision={precision!r} must be one of {', '.join(_MATMUL_PRECISION)}")
+    return jax.default_matmul_precision(_MATMUL_PRECISION[precision])
+
+
+def with_precision(function: Callable, precision: str) -> Callable:
+    """Wraps ``function(params, model_state, batch, key)`` to compute in ``precision``.
+
+    ``float32``: products at the highest setting, also where the hardware has a faster, coarser
+    one. ``tf32``: XLA's middle setting, TensorFloat-32 on a GPU and three bfloat16 passes on a TPU.
+    ``bfloat16``: a bfloat16 copy of the floating-point parameters and inputs; gradients arrive in
+    the parameters' own type. Only float32 arrays are cast, so float64 tests see float64.
+
+    Raises:
+        ValueError: ``precision`` is none of the three.
+    """
+    matmul_precision(precision)  # a wrong name is found before anything is traced
 
     def computed(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
         if precision == "bfloat16":
             params, batch = _to_bfloat16(params), _to_bfloat16(batch)
-        with jax.default_matmul_precision(_MATMUL_PRECISION[precision]):
+        with matmul_precision(precision):
             return function(params, model_state, batch, key)
 
     return computed

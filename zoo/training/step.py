@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from zoo.training.precision import with_precision
+from zoo.training.precision import matmul_precision, with_precision
 from zoo.training.state import TrainState
 
 Batch = dict[str, Array]
@@ -58,7 +58,11 @@ def make_train_step(
         raise ValueError(f"accumulate={accumulate} must be at least 1")
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"ema={ema} must lie between 0 and 1")
-    value_and_grad = jax.value_and_grad(with_precision(loss_fn, precision), has_aux=True)
+    differentiated = jax.value_and_grad(with_precision(loss_fn, precision), has_aux=True)
+
+    def value_and_grad(*arguments: Any) -> Any:
+        with matmul_precision(precision):
+            return differentiated(*arguments)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(state.key, state.step)
