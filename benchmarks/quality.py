@@ -36,6 +36,7 @@ class Quality:
         data: the data of its own test split, for the table.
         others: other TFDS data sets on whose test split the checkpoint is evaluated, where their
             folder is there.
+        split: of its own data, on which the checkpoint is evaluated.
         most_seeds: 1 where a run takes much longer than five minutes on two cores.
     """
 
@@ -43,10 +44,21 @@ class Quality:
     metric: str
     data: str
     others: tuple[str, ...] = ()
+    split: str = "test"
     most_seeds: int = 3
 
+    @property
+    def own(self) -> str:
+        """The config's own data in the table."""
+        return self.data if self.split == "test" else f"{self.data} {self.split}"
 
-CONFIGS = (Quality("cnn", metric="accuracy", data="mnist_subset", others=("mnist",)),)
+
+CONFIGS = (
+    Quality("cnn", metric="accuracy", data="mnist_subset", others=("mnist",)),
+    Quality("lstm", metric="loss", data="tiny_shakespeare", split="validation", most_seeds=1),
+    Quality("gpt", metric="loss", data="tiny_shakespeare", split="validation+test"),
+    Quality("transformer", metric="sequence_error", data="cmudict", most_seeds=1),
+)
 
 
 def train(config: str, seed: int, overrides: Sequence[str]) -> tuple[Result, str]:
@@ -71,25 +83,27 @@ def train(config: str, seed: int, overrides: Sequence[str]) -> tuple[Result, str
     return json.loads(report), workdir
 
 
-def evaluate(workdir: str, name: str, data_dir: Path) -> dict[str, float]:
-    """Returns the metrics of a run's latest checkpoint on a data set's test split."""
-    result = machine.run_for_json(
-        [
-            *("-m", "zoo.cli", "evaluate", f"--workdir={workdir}", "--split=test", "--json"),
-            f"--config.data.name={name}",
-            f"--config.data.data_dir={data_dir}",
-        ]
-    )
-    return result["metrics"]
+def evaluate(workdir: str, split: str, *overrides: str) -> dict[str, float]:
+    """Returns the metrics of a run's latest checkpoint on a split, of other data if overridden."""
+    command = ("-m", "zoo.cli", "evaluate", f"--workdir={workdir}", f"--split={split}", "--json")
+    return machine.run_for_json([*command, *overrides])["metrics"]
 
 
 def measure(quality: Quality, seed: int, data_dir: Path | None, overrides: Sequence[str]) -> Result:
     """Trains and evaluates one seed of a config."""
     report, workdir = train(quality.config, seed, overrides)
-    metrics = {quality.data: report["metrics"]["test"]}
+    own = report["metrics"]["test"]
+    if quality.split != "test":
+        own = evaluate(workdir, quality.split)
+    metrics = {quality.own: own}
     for name in quality.others:
         if data_dir and (data_dir / name).is_dir():
-            metrics[name] = evaluate(workdir, name, data_dir)
+            metrics[name] = evaluate(
+                workdir,
+                "test",
+                f"--config.data.name={name}",
+                f"--config.data.data_dir={data_dir}",
+            )
         else:
             print(f"no evaluation on {name}: it is not in --data_dir={data_dir}")
     return {
@@ -124,7 +138,7 @@ def as_markdown(results: Sequence[Result]) -> str:
     rows = []
     for quality in CONFIGS:
         seeds = [result for result in results if result["config"] == quality.config]
-        for name in (quality.data, *quality.others):
+        for name in (quality.own, *quality.others):
             found = [one for one in seeds if name in one["metrics"]]
             if not found:
                 continue

@@ -154,7 +154,9 @@ class TokenEmbedding(nn.Module):
             x = x + self.learned(begin + jnp.arange(time))
         else:
             # In the type of the vectors: a constant must not decide it.
-            x = x + sinusoidal((begin + jnp.arange(time)).astype(x.dtype), self.features)
+            exact = jnp.promote_types(x.dtype, jnp.float32)
+            table = sinusoidal((begin + jnp.arange(time)).astype(exact), self.features)
+            x = x + table.astype(x.dtype)
         return self.dropout(x, deterministic=not train)
 
     def logits(self, x: Features) -> Float[Array, "batch time vocab"]:

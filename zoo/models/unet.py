@@ -146,7 +146,8 @@ class UNet(nn.Module):
             made = SpatialTransformer(self.num_heads, self.norm_groups, name=name)
             return made(x, context, context_mask)
 
-        time = sinusoidal(step.astype(image.dtype), self.features[0], interleaved=False)
+        exact = jnp.promote_types(image.dtype, jnp.float32)
+        time = sinusoidal(step.astype(exact), self.features[0], interleaved=False)
         time = Linear(4 * self.features[0], name="time1")(time.astype(image.dtype))
         time = Linear(4 * self.features[0], name="time2")(jax.nn.silu(time))
 

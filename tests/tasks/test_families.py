@@ -1,0 +1,188 @@
+"""Every family through the very same step, loop, checkpoints and reports."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zoo
+from zoo import building, commands, inference
+from zoo.config import check
+from zoo.errors import UserError
+from zoo.training.step import make_train_step
+
+FAMILIES = {
+    "cnn": [
+        "--config.model.features=(4, 4, 4)", "--config.model.hidden_features=8",
+        "--config.data.image_size=8",
+    ],
+    "lstm": [
+        "--config.model.features=8", "--config.model.embed_features=8",
+        "--config.model.num_layers=1", "--config.data.context=16",
+        "--config.data.eval_context=4096",
+    ],
+    "gpt": [
+        "--config.model.features=8", "--config.model.num_heads=2", "--config.model.num_layers=1",
+        "--config.model.context=512", "--config.data.eval_context=512",
+    ],
+    "transformer": [
+        "--config.model.features=8", "--config.model.num_heads=2",
+        "--config.model.num_encoder_layers=1", "--config.model.num_decoder_layers=1",
+        "--config.model.feedforward_features=8", "--config.data.test_fraction=0.002",
+        "--config.data.validation_fraction=0.002", "--config.task.num_beams=2",
+    ],
+    "diffusion": [
+        "--config.model.features=(4,)", "--config.model.attention=(False,)",
+        "--config.model.norm_groups=2", "--config.model.num_heads=2",
+        "--config.model.text_features=8", "--config.model.text_layers=1",
+        "--config.task.sampling_steps=2",
+    ],
+}  # fmt: skip
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def config(family, *overrides):
+    tiny = [
+        *FAMILIES[family], "--config.train.steps=6", "--config.train.batch_size=8",
+        "--config.train.eval_batch_size=256", "--config.train.log_every=2",
+        "--config.train.eval_every=3", "--config.checkpoint.every=2", "--config.mesh.data=1",
+    ]  # fmt: skip
+    return commands.override(commands.load_config(f"configs/{family}.py"), [*tiny, *overrides])
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def finished(request, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp(request.param)
+    log, compiled = logging.getLogger("jax"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: compiled.append(record.getMessage())
+    log.addHandler(handler)
+    with jax.log_compiles():
+        report = zoo.run(config(request.param), workdir)
+    log.removeHandler(handler)
+    return request.param, workdir, report, compiled
+
+
+def test_each_family_is_compiled_once_and_reports(finished):
+    family, workdir, report, compiled = finished
+    steps = [m for m in compiled if m.startswith("Finished XLA compilation of jit(step)")]
+    assert len(steps) == 1, family
+    assert json.loads((workdir / "report.json").read_text()) == report
+    assert (report["status"], report["steps"]) == ("finished", 6)
+    for split in ("train", "test"):
+        assert np.isfinite(report["metrics"][split]["loss"])
+    assert (workdir / "curves.png").exists()
+    assert (workdir / "vocabulary.json").exists()
+
+
+def test_a_run_is_loaded_without_its_data_and_evaluates_to_its_own_numbers(finished):
+    family, workdir, report, _ = finished
+    loaded = zoo.load(workdir)
+    assert loaded.step == 6
+    assert all(loaded.vocabularies.values())
+    again = inference.evaluate(workdir, config(family), split="test")
+    for name, value in report["metrics"]["test"].items():
+        assert again["metrics"][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
+    family, workdir, report, _ = finished
+    zoo.run(config(family, "--config.train.steps=4", "--config.optimizer.schedule=constant",
+                   "--config.optimizer.warmup_steps=0"), tmp_path)  # fmt: skip
+    whole = tmp_path / "whole"
+    options = ("--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=0")
+    zoo.run(config(family, *options), whole)
+    zoo.run(config(family, *options), tmp_path)
+    one, two = (zoo.load(folder).variables for folder in (whole, tmp_path))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@every_family
+def test_padded_rows_count_nothing(family):
+    parts = building.build(*building.with_data(check(config(family))))
+    with building.train_batches(parts) as batches:
+        batch = next(batches)
+    variables = jax.jit(lambda: building.init_state(parts))()
+    task = parts.task
+    sums = jax.jit(task.evaluate)
+    half = batch | {"mask": np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)}
+    other = {
+        name: np.concatenate([rows[:4], rows[:4]]) if name != "mask" else rows
+        for name, rows in half.items()
+    }
+    key = jax.random.key(0)
+    for name, (total, weight) in sums(variables.params, variables.model_state, half, key).items():
+        same = sums(variables.params, variables.model_state, other, key)[name]
+        assert weight == same[1]
+        np.testing.assert_allclose(total, same[0], rtol=1e-5, err_msg=name)
+
+
+def test_all_families_train_through_the_same_function(monkeypatch):
+    made = []
+
+    def spy(*arguments, **options):
+        made.append(make_train_step)
+        return make_train_step(*arguments, **options)
+
+    monkeypatch.setattr(building, "make_train_step", spy)
+    for family in FAMILIES:
+        parts = building.build(*building.with_data(check(config(family))))
+        shapes = building.train_shapes(parts)
+        state = jax.eval_shape(lambda parts=parts: building.init_state(parts))
+        after, metrics = jax.eval_shape(parts.train_step, state, shapes)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        assert "loss" in metrics
+    assert len(made) == len(FAMILIES)
+    assert set(made) == {make_train_step}
+
+
+def test_a_carried_state_is_that_of_the_whole_text():
+    parts = building.build(
+        *building.with_data(
+            check(config("lstm", "--config.data.context=8", "--config.model.dropout_rate=0.0"))
+        )
+    )
+    state = jax.jit(lambda: building.init_state(parts))()
+    rows = []
+    with building.train_batches(parts) as batches:
+        rows = [next(batches) for _ in range(3)]
+    model_state = state.model_state
+    for batch in rows:
+        _, (_, model_state, _) = parts.task.loss(
+            state.params, model_state, batch, jax.random.key(0)
+        )
+    whole = jnp.concatenate([batch["tokens"] for batch in rows], axis=1)
+    _, expected = parts.task.model.apply({"params": state.params}, whole)
+    for a, b in zip(jax.tree.leaves(model_state["carry"]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    # A lane that begins anew forgets.
+    again = rows[0] | {"start": np.ones(8, np.float32)}
+    _, (_, fresh, _) = parts.task.loss(state.params, model_state, again, jax.random.key(0))
+    _, (_, first, _) = parts.task.loss(state.params, state.model_state, rows[0], jax.random.key(0))
+    for a, b in zip(jax.tree.leaves(fresh), jax.tree.leaves(first), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_commands_ask_runs_and_refuse_others(finished):
+    family, workdir, _, _ = finished
+    loaded = zoo.load(workdir)
+    asked = {
+        "lstm": lambda: list(inference.generate(loaded, "ROMEO", max_new_tokens=3)),
+        "gpt": lambda: list(inference.generate(loaded, "ROMEO", max_new_tokens=3, num_beams=2)),
+        "transformer": lambda: [
+            " ".join(t) for t in inference.predict_targets(loaded, ["word", "it"])
+        ],
+        "diffusion": lambda: inference.draw(loaded, "a red one in the top left", num=2, steps=2),
+    }
+    for name, ask in asked.items():
+        if name == family:
+            first, second = ask(), ask()
+            np.testing.assert_array_equal(first, second)
+            assert len(first) == (3 if name in ("lstm", "gpt") else 2)
+        elif {name, family} != {"lstm", "gpt"}:
+            with pytest.raises(UserError, match=r"needs a run with task\.name"):
+                ask()
