@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def test_a_row_of_a_lane_goes_on_where_it_ended():
     )
     rows = list(batches)
     assert [row["start"].tolist() for row in rows] == [[1.0] * 4, [0.0] * 4, [0.0] * 4, [0.0] * 4]
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         np.testing.assert_array_equal(before["targets"][:, -1], after["tokens"][:, 0])
     batches.close()
 

@@ -89,7 +89,7 @@ def test_a_run_is_loaded_without_its_data_and_evaluates_to_its_own_numbers(finis
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
-    family, workdir, report, _ = finished
+    family, _, _, _ = finished
     zoo.run(config(family, "--config.train.steps=4", "--config.optimizer.schedule=constant",
                    "--config.optimizer.warmup_steps=0"), tmp_path)  # fmt: skip
     whole = tmp_path / "whole"
