@@ -197,9 +197,9 @@ def _train(
         writer.write({"split": "test", "step": last, "epoch": parts.lengths.epoch(last), **test})
     finally:
         writer.close()
-    console.print(f"\nTest at step {last}")
+    console.print()
     for name, value in test.items():
-        console.print(f"  {name} {value:.4f}")
+        console.print(f"Test {name}: {value:.4f}")
     console.print(scores.pop("text", ""))
     seen = parts.lengths.examples_seen(last)
     metrics = {"train": loop.epoch_means(training), "test": test}
