@@ -53,7 +53,14 @@ def config(family, *overrides):
     return commands.override(commands.load_config(f"configs/{family}.py"), [*tiny, *overrides])
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# Compiling the initialisation and the samplers of the last takes minutes.
+RUN = [
+    pytest.param(family, marks=pytest.mark.long) if family == "diffusion" else family
+    for family in FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=RUN)
 def finished(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp(request.param)
     log, compiled = logging.getLogger("jax"), []
