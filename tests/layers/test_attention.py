@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,8 +44,6 @@ def test_multi_head_attention_is_pytorchs(context, masked):
 
 
 def _shortened(entry):
-    import dataclasses
-
     return dataclasses.replace(
         entry,
         reference=entry.reference.removeprefix("mha."),
@@ -143,3 +143,65 @@ def test_block_size_is_no_matter(monkeypatch):
     np.testing.assert_allclose(
         dot_product_attention(x, x, x, causal=True), whole, rtol=1e-5, atol=1e-6
     )
+
+
+def cached(module, variables, x, pieces, cache):
+    found, begin = [], 0
+    for piece in pieces:
+        y, cache = module.apply(variables, x[:, begin : begin + piece], cache=cache)
+        found.append(y)
+        begin += piece
+    return jnp.concatenate(found, axis=1), cache
+
+
+@pytest.mark.parametrize(("kept", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_attention_with_a_cache_is_causal_attention_whatever_the_cache_keeps(kept, tolerance):
+    module, x = MultiHeadAttention(2), jnp.asarray(normal(2, 5, 4))
+    variables = module.init(jax.random.key(0), x)
+    y, cache = cached(module, variables, x, [2, 1, 2], attention.empty_cache(2, 7, 2, 2, kept))
+    assert (y.dtype, cache.key.dtype, int(cache.length)) == (jnp.float32, kept, 5)
+    whole = module.apply(variables, x, causal=True)[0]
+    np.testing.assert_allclose(y, whole, rtol=tolerance, atol=tolerance)
+    assert not cache.key[:, 5:].any()
+
+
+def test_a_full_cache_is_refused_and_in_compiled_code_gives_nan():
+    module, x = MultiHeadAttention(2), jnp.asarray(normal(1, 3, 4))
+    variables = module.init(jax.random.key(0), x)
+    empty = attention.empty_cache(1, 3, 2, 2)
+    with pytest.raises(UserError, match="room for 2 tokens and has 0: 3 more"):
+        module.apply(variables, x, cache=attention.empty_cache(1, 2, 2, 2))
+    y, full = module.apply(variables, x, cache=empty)
+    assert np.isfinite(y).all()
+    with pytest.raises(UserError, match="room for 3 tokens and has 3: 1 more"):
+        module.apply(variables, x[:, :1], cache=full)
+    compiled = jax.jit(lambda x, cache: module.apply(variables, x, cache=cache)[0])
+    assert np.isfinite(compiled(x, empty)).all()
+    assert np.isnan(compiled(x[:, :1], full)).all()
+
+
+def test_keys_and_values_of_a_context_need_not_be_computed_again():
+    module, x, context = MultiHeadAttention(2), normal(2, 3, 4), normal(2, 5, 6, seed=1)
+    variables = module.init(jax.random.key(0), x, context)
+    mask = jnp.arange(5) < jnp.array([5, 2])[:, None, None, None]
+    y, known = module.apply(variables, x, context, mask=mask)
+    forgotten = {
+        name: layer
+        for name, layer in variables["params"].items()
+        if name not in ("key", "value")
+    }  # fmt: skip
+    again, same = module.apply({"params": forgotten}, x, known, mask=mask)
+    np.testing.assert_array_equal(again, y)
+    assert same is known
+
+
+def test_gradients_in_bfloat16_are_near_and_of_that_type():
+    x = normal(1, 4, 2, 3)
+
+    def total(x):
+        return jnp.sin(dot_product_attention(x, x, x, causal=True)).sum().astype(jnp.float32)
+
+    gradient = jax.grad(total)(jnp.asarray(x, jnp.bfloat16))
+    assert gradient.dtype == jnp.bfloat16
+    exact = np.asarray(jax.grad(total)(jnp.asarray(x)))
+    assert np.abs(gradient - exact).max() < 0.05 * np.abs(exact).max()

@@ -9,7 +9,7 @@ import pytest
 
 from zoo.errors import UserError
 from zoo.models import GPT
-from zoo.pretrained import gpt_table
+from zoo.pretrained import gpt_table, to_reference
 
 SMALL = GPT(vocab_size=23, context=12, num_layers=2, num_heads=2, features=8)
 
@@ -19,7 +19,7 @@ def tokens(rows=3, time=9):
 
 
 def made():
-    return SMALL.init(jax.random.key(0), tokens())
+    return jax.jit(SMALL.init)(jax.random.key(0), tokens())
 
 
 def test_it_computes_what_gpt2_does():
@@ -50,8 +50,6 @@ def test_it_begins_as_gpt2_does():
     theirs = dict(transformers.GPT2LMHeadModel(config).named_parameters())
     ours = GPT(vocab_size=200, context=50, num_layers=3, num_heads=2, features=64)
     params = ours.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    from zoo.pretrained import to_reference
-
     for name, array in to_reference(params, gpt_table(3)).items():
         expected = theirs[name].detach().numpy()
         assert array.shape == expected.shape
@@ -60,29 +58,55 @@ def test_it_begins_as_gpt2_does():
 
 
 def test_the_cache_changes_no_logits():
-    variables, text = made(), tokens(time=12)
-    whole, nothing = SMALL.apply(variables, text)
+    variables, text, apply = made(), tokens(time=12), jax.jit(SMALL.apply)
+    whole, nothing = apply(variables, text)
     assert nothing is None
-    for pieces in ([12], [1] * 12, [5, 1, 4, 2]):
+    for pieces in ([1] * 12, [5, 1, 4, 2]):
         cache, begin, found = SMALL.initial_cache(3, 12), 0, []
         for piece in pieces:
-            logits, cache = SMALL.apply(variables, text[:, begin : begin + piece], cache)
+            logits, cache = apply(variables, text[:, begin : begin + piece], cache)
             found.append(logits)
             begin += piece
         np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-4, atol=1e-5)
 
 
+def test_the_cache_works_in_bfloat16_and_can_be_donated():
+    variables, text = made(), tokens(time=4)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    step = jax.jit(SMALL.apply, donate_argnums=2)
+    logits, cache = step(half, text, SMALL.initial_cache(3, 12, jnp.bfloat16))
+    assert (logits.dtype, cache[0].key.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    exact = SMALL.apply(variables, text)[0]
+    assert np.abs(logits.astype(jnp.float32) - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_no_gradient_from_the_future():
     variables, text = made(), jnp.asarray(tokens(rows=1))
 
-    def logit_sum(positions, at):
+    @jax.jit
+    @jax.grad
+    def gradient(positions, at):
         changed = {**variables["params"], "positions": {"embedding": positions}}
         return SMALL.apply({"params": changed}, text)[0][0, at].sum()
 
     for at in (0, 4, 8):
-        gradient = jax.grad(logit_sum)(variables["params"]["positions"]["embedding"], at)
-        reached = np.abs(gradient[:9]).sum(axis=1) > 0
+        of_positions = gradient(variables["params"]["positions"]["embedding"], at)
+        reached = np.abs(of_positions[:9]).sum(axis=1) > 0
         assert reached.tolist() == [position <= at for position in range(9)]
+
+
+def test_dropout_is_where_gpt2_has_it():
+    def dropped():
+        return SMALL.init(
+            {"params": jax.random.key(0), "dropout": jax.random.key(1)},
+            tokens(),
+            train=True,
+            capture_intermediates=lambda module, _: type(module).__name__ == "Dropout",
+        )["intermediates"]
+
+    found = sorted(leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(dropped)))
+    # The sum of the embeddings, and in each block attention's weights and both contributions.
+    assert found == sorted([(3, 9, 8)] + 2 * [(3, 2, 9, 9), (3, 9, 8), (3, 9, 8)])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Attention (Vaswani et al. 2017), for every family: over oneself, over a context, with a cache."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,13 +32,40 @@ class KeyValueCache(NamedTuple):
     value: Float[Array, "batch max_length heads head_features"]
     length: Int[Array, ""]
 
+    def extended(self, key: Heads, value: Heads) -> "KeyValueCache":
+        """Returns the cache with the keys and values of the next tokens added, in its own type.
+
+        Raises:
+            UserError: there is no room for them. Compiled code cannot know; there they become nan,
+                and with them all that follows.
+        """
+        room, added = self.key.shape[1], key.shape[1]
+        known = 0 if isinstance(self.length, jax.core.Tracer) else int(self.length)
+        if known + added > room:
+            raise UserError(
+                f"the cache has room for {room} tokens and has {known}: {added} more do not fit. "
+                "Give initial_cache a larger max_length"
+            )
+        fits = self.length + added <= room
+
+        def written(old: Heads, new: Heads) -> Heads:
+            new = jnp.where(fits, new, jnp.nan).astype(old.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis=1)
+
+        return KeyValueCache(
+            written(self.key, key), written(self.value, value), self.length + added
+        )
+
 
 def empty_cache(
-    batch_size: int, max_length: int, num_heads: int, head_features: int
+    batch_size: int, max_length: int, num_heads: int, head_features: int, dtype: Any = float
 ) -> KeyValueCache:
-    """Returns a cache of no tokens with room for ``max_length``."""
-    zeros = jnp.zeros((batch_size, max_length, num_heads, head_features))
-    return KeyValueCache(zeros, zeros, jnp.zeros((), jnp.int32))
+    """Returns a cache of no tokens with room for ``max_length``.
+
+    No two of its arrays share memory, so that it can be donated.
+    """
+    shape = (batch_size, max_length, num_heads, head_features)
+    return KeyValueCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((), jnp.int32))
 
 
 def dot_product_attention(
@@ -91,8 +118,12 @@ def _attend(
     mask: Bool[Array, "..."] | None,
     dropout: nn.Dropout | None,
 ) -> Heads:
-    scores = jnp.einsum("bqhf,bkhf->bhqk", query / math.sqrt(query.shape[-1]), key)
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = jnp.einsum(
+        "bqhf,bkhf->bhqk",
+        query / math.sqrt(query.shape[-1]),
+        key,
+        preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
+    )
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
         # A row that sees nothing: 0 instead of the softmax of nothing but -inf, which is nan.
@@ -110,7 +141,9 @@ def _attend(
 class MultiHeadAttention(nn.Module):
     """Attention in several subspaces, as ``torch.nn.MultiheadAttention`` with ``batch_first``.
 
-    Parameters: ``query``, ``key``, ``value`` and ``out``, linear layers.
+    Parameters: ``query``, ``key``, ``value`` and ``out``, linear layers. ``xavier_uniform`` draws
+    each by itself; PyTorch draws query, key and value as one matrix with three times the outputs,
+    whose values are smaller by √2.
 
     Attributes:
         num_heads: number of subspaces.
@@ -132,49 +165,64 @@ class MultiHeadAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch length features"],
-        context: Float[Array, "batch context_length context_features"] | None = None,
+        context: Float[Array, "batch context_length context_features"]
+        | KeyValueCache
+        | None = None,
         *,
         mask: Mask | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "batch length features"], KeyValueCache | None]:
-        """Attends, and returns the cache with the tokens of ``x`` added.
+        """Attends, and returns the keys and values with which to go on.
 
         Args:
             x: what asks.
-            context: what is asked; None: ``x`` itself.
-            mask: True where a query may see a key.
+            context: what is asked; None: ``x`` itself. Also the keys and values of a context, as
+                an earlier call returned them: they need not be computed again.
+            mask: True where a query may see a key; with a cache, its keys are those of full length.
             causal: a position sees itself and the earlier ones only.
             cache: of the earlier tokens; ``x`` follows them. Attention is then causal.
             train: whether to drop out.
 
+        Returns:
+            The result, and ``cache`` with the tokens of ``x`` added, or the context's keys and
+            values; None for ``x`` itself without a cache.
+
         Raises:
-            UserError: the heads do not divide the features.
+            UserError: the heads do not divide the features, or the cache is full.
         """
         features = x.shape[-1]
         if not self.head_features and features % self.num_heads:
             raise UserError(f"num_heads={self.num_heads} must divide features={features}")
         head_features = self.head_features or features // self.num_heads
         width = self.num_heads * head_features
-        context = x if context is None else context
-        query, key, value = (
-            Linear(width, use_bias=self.use_bias, initialization=self.initialization, name=name)(
-                source
-            ).reshape(*source.shape[:-1], self.num_heads, head_features)
-            for name, source in (("query", x), ("key", context), ("value", context))
-        )
+
+        def heads(name: str, source: Float[Array, "batch length source_features"]) -> Heads:
+            linear = Linear(
+                width, use_bias=self.use_bias, initialization=self.initialization, name=name
+            )
+            return linear(source).reshape(*source.shape[:-1], self.num_heads, head_features)
+
+        query = heads("query", x)
+        if isinstance(context, KeyValueCache):
+            key, value, cache = context.key, context.value, context
+        else:
+            key, value = (
+                heads(name, x if context is None else context) for name in ("key", "value")
+            )
+            if context is not None:
+                cache = KeyValueCache(key, value, jnp.asarray(key.shape[1], jnp.int32))
+            elif cache is not None:
+                position = cache.length + jnp.arange(x.shape[1])
+                cache = cache.extended(key, value)
+                # In the type they were computed in: the cache's must not decide the result's.
+                key, value = cache.key.astype(key.dtype), cache.value.astype(value.dtype)
+                sees = position[:, None] >= jnp.arange(key.shape[1])
+                mask, causal = sees[None, None] if mask is None else mask & sees, False
         dropout = None
         if train and self.dropout_rate:
             dropout = nn.Dropout(self.dropout_rate, deterministic=False)
-        if cache is not None:
-            begin = cache.length
-            key = jax.lax.dynamic_update_slice_in_dim(cache.key, key, begin, axis=1)
-            value = jax.lax.dynamic_update_slice_in_dim(cache.value, value, begin, axis=1)
-            cache = KeyValueCache(key, value, begin + x.shape[1])
-            position = begin + jnp.arange(x.shape[1])
-            sees = position[:, None] >= jnp.arange(key.shape[1])
-            mask, causal = sees[None, None] if mask is None else mask & sees, False
         y = dot_product_attention(
             query, key, value, mask=mask, causal=causal, dropout=dropout
         ).reshape(*x.shape[:-1], width)

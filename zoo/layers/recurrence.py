@@ -143,10 +143,14 @@ class Recurrent(nn.Module):
 
 
 def initial_carry(cell: str, features: int, num_layers: int, batch_size: int) -> Carry:
-    """Returns zeros for the state of each layer of ``Recurrent``."""
+    """Returns zeros for the state of each layer of ``Recurrent``.
+
+    No two of its arrays share memory, so that it can be donated.
+    """
     _, _, arrays = _cell(cell)
-    zeros = tuple(jnp.zeros((batch_size, features)) for _ in range(arrays))
-    return (zeros,) * num_layers
+    return tuple(
+        tuple(jnp.zeros((batch_size, features)) for _ in range(arrays)) for _ in range(num_layers)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

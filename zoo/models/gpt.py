@@ -1,5 +1,7 @@
 """GPT-2: a decoder-only transformer (Radford et al. 2019)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -123,12 +125,13 @@ class GPT(nn.Module):
         x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
         return embed.logits(x), tuple(caches) or None
 
-    def initial_cache(self, batch_size: int, max_length: int) -> Cache:
+    def initial_cache(self, batch_size: int, max_length: int, dtype: Any = float) -> Cache:
         """Returns the cache of no tokens.
 
         Args:
             batch_size: number of texts.
             max_length: most tokens that will be added.
+            dtype: in which keys and values are kept.
 
         Raises:
             UserError: ``max_length`` is more than the context.
@@ -136,6 +139,7 @@ class GPT(nn.Module):
         if max_length > self.context:
             raise UserError(f"GPT: {max_length} tokens are more than context={self.context}")
         head_features = self.features // self.num_heads
-        return (
-            empty_cache(batch_size, max_length, self.num_heads, head_features),
-        ) * self.num_layers
+        return tuple(
+            empty_cache(batch_size, max_length, self.num_heads, head_features, dtype)
+            for _ in range(self.num_layers)
+        )

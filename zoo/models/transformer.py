@@ -17,18 +17,28 @@ Features = Float[Array, "batch time features"]
 TokenMask = Bool[Array, "batch time"]
 
 
-class DecoderCache(NamedTuple):
-    """What decoding needs of the tokens so far.
+class LayerCache(NamedTuple):
+    """Keys and values of one layer.
 
     Attributes:
-        memory: the encoder's output.
-        memory_mask: True for its tokens that count.
+        tokens: of the tokens so far; None: they are not kept.
+        memory: of the encoder's output; None: the layer has not read it.
+    """
+
+    tokens: KeyValueCache | None = None
+    memory: KeyValueCache | None = None
+
+
+class DecoderCache(NamedTuple):
+    """What decoding needs of the source and of the tokens so far.
+
+    Attributes:
+        source_mask: True for source tokens that count; None: all do.
         layers: keys and values of each layer.
     """
 
-    memory: Features
-    memory_mask: TokenMask
-    layers: tuple[KeyValueCache, ...]
+    source_mask: TokenMask | None
+    layers: tuple[LayerCache, ...]
 
 
 class FeedForward(nn.Module):
@@ -79,10 +89,10 @@ class Layer(nn.Module):
         mask: TokenMask | None,
         memory: Features | None = None,
         memory_mask: TokenMask | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         train: bool = False,
-    ) -> tuple[Features, KeyValueCache | None]:
+    ) -> tuple[Features, LayerCache]:
         """Adds what attention and the feed-forward part find."""
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
 
@@ -95,16 +105,19 @@ class Layer(nn.Module):
         def add(norm: LayerNorm, x: Features, y: Features) -> Features:
             return x + dropout(y) if self.norm_first else norm(x + dropout(y))
 
+        before = LayerCache() if cache is None else cache
         norm = LayerNorm(name="norm1")
-        y, cache = attention("self_attention")(
-            read(norm, x), mask=_of_keys(mask), causal=self.causal, cache=cache, train=train
+        y, tokens = attention("self_attention")(
+            read(norm, x), mask=_of_keys(mask), causal=self.causal, cache=before.tokens, train=train
         )
         x = add(norm, x, y)
 
-        if memory is not None:
+        context = memory if before.memory is None else before.memory
+        known = None
+        if context is not None:
             norm = LayerNorm(name="norm2")
-            y, _ = attention("cross_attention")(
-                read(norm, x), memory, mask=_of_keys(memory_mask), train=train
+            y, known = attention("cross_attention")(
+                read(norm, x), context, mask=_of_keys(memory_mask), train=train
             )
             x = add(norm, x, y)
 
@@ -112,7 +125,7 @@ class Layer(nn.Module):
         feedforward = FeedForward(
             self.feedforward_features, self.activation, self.dropout_rate, name="feedforward"
         )
-        return add(norm, x, feedforward(read(norm, x), train=train)), cache
+        return add(norm, x, feedforward(read(norm, x), train=train)), LayerCache(tokens, known)
 
 
 class TokenEmbedding(nn.Module):
@@ -136,6 +149,8 @@ class TokenEmbedding(nn.Module):
         """Makes the tables."""
         if self.positions not in ("sinusoidal", "learned"):
             raise UserError(f"positions={self.positions!r} must be 'sinusoidal' or 'learned'")
+        # Times √features that is 1, as are the positions'; and tied output weights give logits of
+        # about 1.
         std = self.features**-0.5
         self.tokens = Embed(self.vocab_size, self.features, std=std)
         if self.positions == "learned":
@@ -250,14 +265,23 @@ class TransformerDecoder(nn.Module):
     def __call__(
         self,
         tokens: Tokens,
-        memory: Features,
+        memory: Features | None,
         mask: TokenMask | None = None,
         memory_mask: TokenMask | None = None,
-        caches: tuple[KeyValueCache, ...] | None = None,
+        caches: tuple[LayerCache, ...] | None = None,
         *,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch time vocab"], tuple[KeyValueCache, ...] | None]:
-        """Returns logits, and the caches with the tokens added."""
+    ) -> tuple[Float[Array, "batch time vocab"], tuple[LayerCache, ...]]:
+        """Returns logits, and the caches with the tokens added.
+
+        Args:
+            tokens: from the begin token on, or those that follow what is in ``caches``.
+            memory: the encoder's output; None: what is in ``caches``.
+            mask: True for tokens that count; None: all do.
+            memory_mask: likewise for the memory.
+            caches: of the tokens before; None: there are none, and none are kept.
+            train: whether to drop out.
+        """
         embed = TokenEmbedding(
             self.vocab_size,
             self.features,
@@ -266,8 +290,10 @@ class TransformerDecoder(nn.Module):
             self.dropout_rate,
             name="embed",
         )
-        x = embed(tokens, caches[0].length if caches else 0, train=train)
-        kept = []
+        before = caches or (LayerCache(),) * self.num_layers
+        begin = 0 if before[0].tokens is None else before[0].tokens.length
+        x = embed(tokens, begin, train=train)
+        after = []
         for number in range(self.num_layers):
             x, cache = Layer(
                 self.num_heads,
@@ -277,14 +303,14 @@ class TransformerDecoder(nn.Module):
                 self.norm_first,
                 causal=True,
                 name=f"layer_{number}",
-            )(x, mask, memory, memory_mask, caches[number] if caches else None, train=train)
-            kept.append(cache)
+            )(x, mask, memory, memory_mask, before[number], train=train)
+            after.append(cache)
         x = LayerNorm(name="norm")(x)
         if self.tie_weights:
             logits = embed.logits(x)
         else:
             logits = Linear(self.vocab_size, initialization="xavier_uniform", name="output")(x)
-        return logits, tuple(cache for cache in kept if cache is not None) or None
+        return logits, tuple(after)
 
 
 class Transformer(nn.Module):
@@ -372,22 +398,26 @@ class Transformer(nn.Module):
         logits, _ = self.decoder(target, memory, target_mask, source_mask, train=train)
         return logits
 
-    def begin(self, source: Tokens, source_mask: TokenMask, max_length: int) -> DecoderCache:
+    def begin(self, source: Tokens, source_mask: TokenMask | None, max_length: int) -> DecoderCache:
         """Reads a source; returns what ``step`` goes on with, with room for ``max_length``."""
         memory = self.encoder(source, source_mask)
-        cache = empty_cache(
-            source.shape[0], max_length, self.num_heads, self.features // self.num_heads
+        # On its way over any token the decoder computes the memory's keys and values: once, not
+        # in each step. The rest of that way is not compiled, since nothing comes of it.
+        _, layers = self.decoder(jnp.zeros_like(source[:, :1]), memory, memory_mask=source_mask)
+        size = (source.shape[0], max_length, self.num_heads, self.features // self.num_heads)
+        return DecoderCache(
+            source_mask,
+            tuple(LayerCache(empty_cache(*size, memory.dtype), layer.memory) for layer in layers),
         )
-        return DecoderCache(memory, source_mask, (cache,) * self.num_decoder_layers)
 
     def step(
         self, target: Tokens, cache: DecoderCache
     ) -> tuple[Float[Array, "batch time vocab"], DecoderCache]:
         """Returns the logits of the tokens after ``target``, which follows what is in the cache."""
         logits, layers = self.decoder(
-            target, cache.memory, memory_mask=cache.memory_mask, caches=cache.layers
+            target, None, memory_mask=cache.source_mask, caches=cache.layers
         )
-        return logits, DecoderCache(cache.memory, cache.memory_mask, layers or ())
+        return logits, DecoderCache(cache.source_mask, layers)
 
 
 def _of_keys(mask: TokenMask | None) -> Bool[Array, "batch 1 1 keys"] | None:
