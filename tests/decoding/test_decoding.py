@@ -8,7 +8,7 @@ import numpy as np
 import peers
 import pytest
 
-from zoo.decoding import beam_search, choose, filter_logits, greedy, stream
+from zoo.decoding import beam_search, choose, filter_logits, greedy, sample, stream
 from zoo.errors import UserError
 from zoo.models import GPT
 from zoo.pretrained import from_reference, gpt_table
@@ -70,14 +70,24 @@ def test_greedy_is_transformers():
     np.testing.assert_array_equal(np.concatenate(streamed)[:until_end], expected[0][:until_end])
 
 
-@pytest.mark.parametrize("num_beams", [1, 2, 4])
-@pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
-def test_beam_search_is_transformers(num_beams, length_penalty):
+@pytest.mark.parametrize(
+    ("num_beams", "length_penalty", "early_stopping"),
+    [
+        (1, 1.0, False),
+        (2, 0.0, False),
+        (4, 1.0, False),
+        (4, 2.0, False),
+        (4, 1.0, True),
+        (4, 2.0, "never"),
+        (3, -1.0, "never"),
+    ],
+)
+def test_beam_search_is_transformers(num_beams, length_penalty, early_stopping):
     ours, _, theirs = both()
     tokens = prompt(rows=6)
     expected = theirs.generate(
         peers.torch().tensor(tokens), max_new_tokens=12, do_sample=False, num_beams=num_beams,
-        length_penalty=length_penalty,
+        length_penalty=length_penalty, early_stopping=early_stopping,
     ).numpy()[:, 4:]  # fmt: skip
     with jax.enable_x64(True):
         made, _ = jax.jit(
@@ -90,6 +100,7 @@ def test_beam_search_is_transformers(num_beams, length_penalty):
                 end=2,
                 padding=3,
                 length_penalty=length_penalty,
+                early_stopping=early_stopping,
             )
         )(jnp.asarray(tokens))
     np.testing.assert_array_equal(made[:, : expected.shape[1]], expected)
@@ -145,6 +156,87 @@ def test_a_text_longer_than_the_context_goes_on_with_its_newer_half():
     )  # fmt: skip
     assert np.concatenate(list(made)).tolist() == list(range(8, 20))
     assert set(read) == {1, 2}, "compiled for the prompt and for the half, then for single tokens"
+
+
+def bigrams(seed=0, vocab=5):
+    """A step whose cache is [batch, 1], the last token; each next one depends on it alone."""
+    table = jnp.asarray(np.random.default_rng(seed).normal(size=(vocab, vocab)) * 2, jnp.float32)
+    return (lambda tokens, cache: (table[tokens], tokens[:, -1:])), jnp.log(jax.nn.softmax(table))
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.5])
+def test_a_wide_beam_finds_the_best_of_all_sequences(length_penalty):
+    step, table = bigrams()
+    end, longest = 4, 4
+    scores = {}
+
+    def visit(sequence, log_probability):
+        if len(sequence) > 1 and (sequence[-1] == end or len(sequence) == longest + 1):
+            length = len(sequence) - 1
+            scores[tuple(sequence[1:])] = log_probability / length**length_penalty
+            return
+        for token in range(5):
+            visit([*sequence, token], log_probability + float(table[sequence[-1], token]))
+
+    visit([1], 0.0)
+    found, score = beam_search(
+        step,
+        jnp.zeros((1, 1), int),
+        jnp.array([[1]]),
+        num_beams=300,
+        max_new_tokens=longest,
+        end=end,
+        padding=end,
+        length_penalty=length_penalty,
+        early_stopping="never",
+    )
+    best = max(scores, key=scores.__getitem__)
+    assert found[0].tolist() == [*best, *[end] * (longest - len(best))]
+    assert score[0] == pytest.approx(scores[best], rel=1e-5)
+
+
+def test_a_sample_is_what_a_stream_yields_and_ends_with_the_last_row():
+    step, _ = bigrams()
+    prompt, key = jnp.array([[1], [2], [3]]), jax.random.key(4)
+    options = {"max_new_tokens": 40, "end": 0, "padding": 4, "temperature": 1.2, "top_p": 0.95}
+    cache = jnp.zeros((3, 1), int)
+    drawn = np.asarray(jax.jit(lambda cache: sample(step, cache, prompt, key, **options))(cache))
+    yielded = np.stack(list(stream(step, lambda: jnp.zeros((3, 1), int), prompt, key, **options)))
+    ends = [row.tolist().index(0) for row in drawn]
+    assert len(set(ends)) > 1
+    assert len(yielded) == max(ends) + 1 < 40
+    np.testing.assert_array_equal(drawn[:, : len(yielded)], yielded.T)
+    for row, last in zip(drawn, ends, strict=True):
+        assert (row[last + 1 :] == 4).all()
+
+
+def test_pairs_of_tokens_are_as_frequent_as_the_model_says():
+    step, table = bigrams()
+    rows = 4000
+    drawn = sample(
+        step, jnp.zeros((rows, 1), int), jnp.ones((rows, 1), int), jax.random.key(0),
+        max_new_tokens=2,
+    )  # fmt: skip
+    counts = np.bincount(drawn[:, 0] * 5 + drawn[:, 1], minlength=25)
+    wanted = np.exp(table[1][:, None] + table).reshape(-1)
+    # 44.3 is exceeded with a probability of 1 % where the draws are right.
+    assert (np.square(counts - rows * wanted) / (rows * wanted)).sum() < 44.3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_beams": 0}, "num_beams=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"early_stopping": "allways"}, "'allways'"),
+        ({"prompt": jnp.zeros((1, 0), int)}, "the prompt is empty"),
+    ],
+)
+def test_a_search_that_cannot_start_says_why(options, words):
+    step, _ = bigrams()
+    given = {"prompt": jnp.ones((1, 1), int), "num_beams": 2, "max_new_tokens": 3, "end": 4}
+    with pytest.raises(UserError, match=words):
+        beam_search(step, jnp.zeros((1, 1), int), **given | options)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Beam search: the likeliest whole sequence among the likeliest beginnings."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from zoo.decoding.sampling import Step
+from zoo.decoding.sampling import Step, check_request
 from zoo.errors import UserError
 
 _NEVER = -1e9
@@ -46,12 +46,13 @@ def beam_search(
     end: int,
     padding: int = 0,
     length_penalty: float = 1.0,
+    early_stopping: bool | Literal["never"] = False,
 ) -> tuple[Int[Array, "batch max_new_tokens"], Float[Array, " batch"]]:
     """Returns the best sequence found for each row, and its score; can be compiled.
 
-    As ``transformers.generate(num_beams=…, do_sample=False)``: a row's search stops when its best
-    live sequence, at its present length, is worse than all that ended. A sequence that has not
-    ended after ``max_new_tokens`` counts as ended there.
+    As ``transformers.generate(num_beams=…, do_sample=False)``. A row's search stops when it has
+    ``num_beams`` ended sequences and no live one may become better than the worst of them. A
+    sequence that has not ended after ``max_new_tokens`` counts as ended there.
 
     Args:
         step: the model.
@@ -63,13 +64,19 @@ def beam_search(
         padding: see ``end``.
         length_penalty: the log-probability is divided by the number of new tokens, the end among
             them, to this power; the larger, the longer the sequences.
+        early_stopping: when a live sequence may become better. False: its log-probability is now,
+            divided as if it ended here, which is a guess where ``length_penalty`` is above 0.
+            ``"never"``: it would be, if it went on to ``max_new_tokens`` for nothing; so the search
+            misses none. True: at no time.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: the prompt is empty, or a number is out of range.
     """
-    for name, value in (("num_beams", num_beams), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
+    check_request(prompt, max_new_tokens)
+    if num_beams < 1:
+        raise UserError(f"num_beams={num_beams} must be at least 1")
+    if early_stopping not in (False, True, "never"):
+        raise UserError(f"early_stopping={early_stopping!r} must be False, True or 'never'")
     batch = prompt.shape[0]
     logits, cache = step(prompt, cache)
     first = _log_probabilities(jnp.repeat(logits[:, -1:], num_beams, axis=1))
@@ -109,8 +116,12 @@ def beam_search(
         is_done = jnp.take_along_axis(
             jnp.concatenate([beams.is_done, counts], axis=1), best, axis=1
         )
-        best_live = live_scores[:, 0] / length**length_penalty
+        hopeful = early_stopping == "never" and length_penalty > 0
+        best_live = live_scores[:, 0] / (max_new_tokens if hopeful else length) ** length_penalty
         worst_done = jnp.where(is_done, done_scores.min(axis=1, keepdims=True), _NEVER)
+        may_improve = beams.may_improve & (best_live[:, None] > worst_done).any(axis=1)
+        if early_stopping is True:
+            may_improve &= ~is_done.all(axis=1)
         return _Beams(
             length=length,
             live=_take(sequences, chosen),
@@ -118,7 +129,7 @@ def beam_search(
             done=_take(jnp.concatenate([beams.done, sequences], axis=1), best),
             done_scores=done_scores,
             is_done=is_done,
-            may_improve=beams.may_improve & (best_live[:, None] > worst_done).any(axis=1),
+            may_improve=may_improve,
             cache=_of_rows(
                 beams.cache,
                 lambda x: _take(x.reshape(batch, num_beams, *x.shape[1:]), origin).reshape(x.shape),

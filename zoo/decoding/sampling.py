@@ -1,11 +1,12 @@
 """One token after the other: the likeliest, or drawn at random."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from zoo.errors import UserError
 
@@ -71,28 +72,29 @@ def choose(
     return jax.random.categorical(key, kept).astype(jnp.int32)
 
 
-def stream(
+def sample(
     step: Step,
-    initial_cache: Callable[[], Any],
+    cache: Any,
     prompt: Int[Array, "batch time"],
     key: PRNGKeyArray,
     *,
     max_new_tokens: int,
-    context: int | None = None,
+    end: int | None = None,
+    padding: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-) -> Iterator[Int[Array, " batch"]]:
-    """Yields one new token of each row at a time, as they come.
+) -> Int[Array, "batch max_new_tokens"]:
+    """Returns the drawn tokens all at once; can be compiled. It stops when all rows have ended.
 
     Args:
         step: the model.
-        initial_cache: makes the cache of no tokens, with room for ``context``.
-        prompt: what the new tokens follow, at least one token.
+        cache: before the prompt, with room for the prompt and the new tokens.
+        prompt: what the new tokens follow, at least one token; rows of one length.
         key: token ``i`` is drawn with ``fold_in(key, i)``.
-        max_new_tokens: how many to yield.
-        context: most tokens that the model can see. When they are reached it goes on with the
-            newer half of them. None: there is no limit.
+        max_new_tokens: how many to return, at least 1.
+        end: the token that ends a row; ``padding`` follows it. None: there is none.
+        padding: see ``end``.
         temperature: see ``filter_logits``; 0: always the likeliest token.
         top_k: see ``filter_logits``.
         top_p: see ``filter_logits``.
@@ -100,27 +102,33 @@ def stream(
     Raises:
         UserError: the prompt is empty, or a number is out of range.
     """
-    if not prompt.shape[1]:
-        raise UserError("the prompt is empty: give at least one token")
+    check_request(prompt, max_new_tokens)
 
-    @jax.jit
-    def advance(tokens: Any, cache: Any, key: Any, index: Any) -> Any:
-        logits, cache = step(tokens, cache)
-        key = jax.random.fold_in(key, index)
-        chosen = choose(logits[:, -1], key, temperature=temperature, top_k=top_k, top_p=top_p)
-        return chosen, cache
+    next_token = functools.partial(
+        _next_token,
+        key=key,
+        end=end,
+        padding=padding,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
 
-    seen = prompt if context is None else prompt[:, -context:]
-    unread, cache = seen, initial_cache()
-    for index in range(max_new_tokens):
-        if context is not None and seen.shape[1] > context:
-            seen = seen[:, -max(context // 2, 1) :]
-            unread, cache = seen, initial_cache()
-        token, cache = advance(unread, cache, key, index)
-        yield token
-        unread = token[:, None]
-        if context is not None:
-            seen = jnp.concatenate([seen, unread], axis=1)
+    def goes_on(state: Any) -> Any:
+        index, _, ended, _ = state
+        return (index < max_new_tokens) & ~ended.all()
+
+    def body(state: Any) -> Any:
+        index, tokens, ended, cache = state
+        logits, cache = step(tokens[:, index - 1, None], cache)
+        token, ended = next_token(logits, index, ended)
+        return index + 1, tokens.at[:, index].set(token), ended, cache
+
+    logits, cache = step(prompt, cache)
+    token, ended = next_token(logits, 0, jnp.zeros(prompt.shape[0], bool))
+    tokens = jnp.full((prompt.shape[0], max_new_tokens), padding, jnp.int32).at[:, 0].set(token)
+    _, tokens, _, _ = jax.lax.while_loop(goes_on, body, (jnp.int32(1), tokens, ended, cache))
+    return tokens
 
 
 def greedy(
@@ -132,27 +140,105 @@ def greedy(
     end: int | None = None,
     padding: int = 0,
 ) -> Int[Array, "batch max_new_tokens"]:
-    """Returns the likeliest token after the other; can be compiled.
+    """Returns the likeliest token after the other; see ``sample``."""
+    return sample(
+        step,
+        cache,
+        prompt,
+        jax.random.key(0),
+        max_new_tokens=max_new_tokens,
+        end=end,
+        padding=padding,
+        temperature=0,
+    )
+
+
+def stream(
+    step: Step,
+    initial_cache: Callable[[], Any],
+    prompt: Int[Array, "batch time"],
+    key: PRNGKeyArray,
+    *,
+    max_new_tokens: int,
+    context: int | None = None,
+    end: int | None = None,
+    padding: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Iterator[Int[Array, " batch"]]:
+    """Yields the tokens of ``sample`` as they come, one of each row at a time.
 
     Args:
         step: the model.
-        cache: before the prompt, with room for the prompt and the new tokens.
-        prompt: what the new tokens follow.
-        max_new_tokens: how many to return.
-        end: the token that ends a row; ``padding`` follows it. None: there is none.
-        padding: see ``end``.
+        initial_cache: makes the cache of no tokens, with room for ``context``.
+        prompt: see ``sample``.
+        key: see ``sample``.
+        max_new_tokens: how many to yield, at least 1.
+        context: most tokens that the model can see. When they are reached it goes on with the
+            newer half of them. None: there is no limit.
+        end: see ``sample``; nothing is yielded after all rows have ended.
+        padding: see ``sample``.
+        temperature: see ``filter_logits``; 0: always the likeliest token.
+        top_k: see ``filter_logits``.
+        top_p: see ``filter_logits``.
+
+    Raises:
+        UserError: the prompt is empty, or a number is out of range.
     """
+    check_request(prompt, max_new_tokens)
 
-    def body(carry: Any, _: None) -> Any:
-        tokens, cache, ended = carry
+    # The cache is donated: written in place, not copied for each token.
+    @functools.partial(jax.jit, donate_argnums=1)
+    def advance(tokens: Any, cache: Any, index: Any, ended: Any) -> Any:
         logits, cache = step(tokens, cache)
-        chosen = jnp.argmax(logits[:, -1], axis=-1).astype(jnp.int32)
-        chosen = jnp.where(ended, padding, chosen)
-        return (chosen[:, None], cache, ended | (chosen == end)), chosen
+        token, ended = _next_token(
+            logits,
+            index,
+            ended,
+            key=key,
+            end=end,
+            padding=padding,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        return token, cache, ended
 
-    logits, cache = step(prompt, cache)
-    first = jnp.argmax(logits[:, -1], axis=-1).astype(jnp.int32)
-    carry = (first[:, None], cache, first == (-1 if end is None else end))
-    end = -1 if end is None else end
-    _, rest = jax.lax.scan(body, carry, length=max_new_tokens - 1)
-    return jnp.concatenate([first[:, None], rest.T], axis=1)
+    seen = prompt if context is None else prompt[:, -context:]
+    unread, cache, ended = seen, initial_cache(), jnp.zeros(prompt.shape[0], bool)
+    for index in range(max_new_tokens):
+        if context is not None and seen.shape[1] > context:
+            seen = seen[:, -max(context // 2, 1) :]
+            unread, cache = seen, initial_cache()
+        token, cache, ended = advance(unread, cache, index, ended)
+        yield token
+        if end is not None and ended.all():
+            return
+        unread = token[:, None]
+        if context is not None:
+            seen = jnp.concatenate([seen, unread], axis=1)
+
+
+def _next_token(
+    logits: Float[Array, "batch time vocab"],
+    index: int | Int[Array, ""],
+    ended: Bool[Array, " batch"],
+    *,
+    key: PRNGKeyArray,
+    end: int | None,
+    padding: int,
+    **filters: Any,
+) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
+    """Draws token ``index`` of each row; returns it, and which rows have ended with it."""
+    token = choose(logits[:, -1], jax.random.fold_in(key, index), **filters)
+    token = jnp.where(ended, padding, token)
+    return token, ended if end is None else ended | (token == end)
+
+
+def check_request(prompt: Int[Array, "batch time"], max_new_tokens: int) -> None:
+    """Raises ``UserError`` where the prompt is empty or no token is asked for."""
+    if not prompt.shape[1]:
+        raise UserError("the prompt is empty: give at least one token")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
