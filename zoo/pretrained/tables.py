@@ -49,7 +49,8 @@ def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarra
     """Returns parameters as a flat dictionary with the reference's names and layouts.
 
     Raises:
-        UserError: parameters are missing, or not in the table; all are listed.
+        UserError: parameters are missing, or not in the table, or the table lacks parts of an
+            array; all are listed.
     """
     flat = _flatten(params)
     _check_names(flat, [entry.ours for entry in table], "the parameters")
@@ -57,6 +58,12 @@ def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarra
     for entry in table:
         array = entry.transform.to_reference(np.asarray(flat[entry.ours]))
         parts.setdefault(entry.reference, []).append((entry.part, array))
+    if lacking := [
+        f"{name} has parts {sorted(part.index for part, _ in found if part)} of {found[0][0].of}"
+        for name, found in parts.items()
+        if found[0][0] and len(found) != found[0][0].of
+    ]:
+        raise UserError("the table lacks parts:\n  " + "\n  ".join(lacking))
     return {name: np.ascontiguousarray(_joined(found)) for name, found in parts.items()}
 
 
