@@ -21,8 +21,10 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ConfigError(f"configs/diffusion.py:{variant}: there are no variants")
     config = base(model="text_to_image", task="diffusion")
     config.model.vocab_size = 0
-    config.model.features = (32, 48, 64)
-    config.model.attention = (False, False, True)
+    config.model.patch_size = 2
+    config.model.features = (64, 96)
+    config.model.attention = (False, True)
+    config.task.sampling_steps = 25
     config.data.name = "digit_scenes"
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from zoo.training.stopping import StopSignal
 
 HostBatch = dict[str, np.ndarray]
 Shapes = dict[str, jax.ShapeDtypeStruct]
+# Examples whose outputs are looked at when a run is evaluated.
+SAMPLES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,28 +258,42 @@ class Evaluator:
         _, outputs, references = self._run("predict", params, model_state, split)
         return self._task.score(outputs, references)
 
+    def samples(self, params: Any, model_state: Any, split: str) -> dict[str, np.ndarray]:
+        """Returns the task's outputs for the first examples of a split, to look at.
+
+        There are 16 of them, or as many more as the devices divide.
+        """
+        self.compile("samples", params, model_state, split)
+        return self._run("samples", params, model_state, split, batches=1)[1]
+
     def compile(self, what: str, params: Any, model_state: Any, split: str) -> None:
-        """Compiles ``evaluate`` or ``predict`` of the task, unless that is done."""
+        """Compiles ``evaluate`` or ``predict`` of the task, or its ``samples``, only once."""
         if what in self._compiled:
             return
         self._compiled[what], seconds = compile_evaluation(
             self._task.evaluate if what == "evaluate" else None,
-            self._task.predict if what == "predict" else None,
+            None if what == "evaluate" else self._task.predict,
             self._carry(params, model_state),
-            _with_rows(self._batches(split, rows=1), self._config.train.eval_batch_size),
+            _with_rows(self._batches(split, rows=1), self._rows(what)),
             self._mesh,
             precision=self._config.precision,
         )
         self.compile_seconds += seconds
 
-    def _run(self, what: str, params: Any, model_state: Any, split: str) -> tuple[Any, Any, Any]:
-        with contextlib.closing(
-            self._batches(split, rows=self._config.train.eval_batch_size)
-        ) as batches:
+    def _rows(self, what: str) -> int:
+        if what != "samples":
+            return self._config.train.eval_batch_size
+        devices = self._mesh.devices.size
+        return math.ceil(SAMPLES / devices) * devices
+
+    def _run(
+        self, what: str, params: Any, model_state: Any, split: str, batches: int | None = None
+    ) -> tuple[Any, Any, Any]:
+        with contextlib.closing(self._batches(split, rows=self._rows(what))) as all_batches:
             return evaluate_split(
                 self._compiled[what],
                 self._carry(params, model_state),
-                batches,
+                itertools.islice(all_batches, batches),
                 self._mesh,
                 references=self._task.references if what == "predict" else (),
                 stop=self._stop,

@@ -28,6 +28,7 @@ def _main(arguments: Sequence[str]) -> None:
         "generate": lambda: _generate(options),
         "predict": lambda: _predict(options),
         "sample": lambda: _sample(options),
+        "compare": lambda: _compare(options),
         "prepare": lambda: _prepare(options),
     }
     commands_by_name[options.command]()
@@ -89,11 +90,9 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out={out} must end in .png")
+    out = _png(options.out)
     from zoo import inference
-    from zoo.reports.plots import write_grid
+    from zoo.reports.plots import image_grid, write_picture
 
     images = inference.draw(
         inference.load(options.workdir, checkpoint=options.checkpoint),
@@ -103,8 +102,28 @@ def _sample(options: argparse.Namespace) -> None:
         guidance=options.guidance,
         seed=options.seed,
     )
-    write_grid(out, images)
+    write_picture(out, image_grid(images))
     print(f"{len(images)} images in {out}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    out = _png(options.out)
+    from rich.console import Console
+
+    from zoo.reports.comparison import comparison_table, plot_comparison, read_reports
+
+    folders = [Path(folder) for folder in options.workdirs]
+    reports = read_reports(folders)
+    Console(soft_wrap=True).print(comparison_table(reports))
+    plot_comparison(out, folders, reports)
+    print(f"curves in {out}")
+
+
+def _png(given: str) -> Path:
+    out = Path(given)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out={out} must end in .png")
+    return out
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -164,6 +183,15 @@ def _parser() -> argparse.ArgumentParser:
             "seed": (0, "the same seed draws the same images"),
         },
     )
+
+    compare = subparsers.add_parser(
+        "compare",
+        help="finished runs side by side",
+        description="Prints the results of finished runs side by side and draws their curves; of "
+        "recurrent models also how the gradient falls with the distance in time.",
+    )
+    compare.add_argument("workdirs", nargs="+", help="the runs' folders")
+    compare.add_argument("--out", default="runs/comparison.png", help="the PNG file to write")
 
     prepare = subparsers.add_parser(
         "prepare", help="download a data set and write it as a TFDS folder"

@@ -108,6 +108,7 @@ MODELS: dict[str, dict[str, Field]] = {
         "text_heads": _at_least(1, 4),
         "max_length": _at_least(1, 16),
         "channels": _at_least(1, 3),
+        "patch_size": _at_least(1, 1),
         "features": Field(
             (32, 64, 96),
             "numbers, each at least 1",
@@ -179,7 +180,7 @@ TASK_METRICS = {
 # By task: its kind of data. The first field of each is the name.
 DATA: dict[str, dict[str, Field]] = {
     "classification": {
-        "name": _choice("mnist_subset", "cifar10", "mnist", "mnist_subset"),
+        "name": _choice("mnist_subset", "cifar10", "digit_scenes", "mnist", "mnist_subset"),
         "data_dir": Field(""),
         "path": Field(""),
         "transform": _choice("seed", "seed"),

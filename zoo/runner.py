@@ -13,6 +13,7 @@ from rich.console import Console
 
 from zoo import building, data
 from zoo import config as configs
+from zoo.data.scenes import to_pixels
 from zoo.errors import Stopped, UserError
 from zoo.reports.console import ConsoleWriter, parameter_table
 from zoo.reports.plots import plot_curves, plot_scores
@@ -21,6 +22,7 @@ from zoo.reports.writers import RunWriter
 from zoo.training import loop
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.partitioning import make_mesh
+from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
 from zoo.workdir import Workdir, claim
 
@@ -172,6 +174,13 @@ def _train(
                 f"data.name={parts.dataset.name!r} has no validation split: best/ is not kept "
                 "(data.validation_fraction makes one)"
             )
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            if parts.task.draws:
+                drawn = evaluator.samples(state.eval_params, state.model_state, "validation")
+                writer.write_images("validation", training.step, to_pixels(drawn["image"]))
+            return evaluator.means(state.eval_params, state.model_state, "validation")
+
         bar.start(first)
         with building.train_batches(parts, first=first) as batches:
             loop.fit(
@@ -181,11 +190,7 @@ def _train(
                 parts.lengths,
                 mesh=mesh,
                 learning_rate=lambda step: float(parts.learning_rate(step)),
-                evaluate=(
-                    (lambda s: evaluator.means(s.eval_params, s.model_state, "validation"))
-                    if has_validation
-                    else None
-                ),
+                evaluate=evaluate if has_validation else None,
                 checkpoints=checkpoints,
                 writer=writer,
                 stop=stop,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import TINY
 
 import zoo
 from zoo import building, commands, inference
@@ -14,39 +15,12 @@ from zoo.config import check
 from zoo.errors import UserError
 from zoo.training.step import make_train_step
 
-FAMILIES = {
-    "cnn": [
-        "--config.model.features=(4, 4, 4)", "--config.model.hidden_features=8",
-        "--config.data.image_size=8",
-    ],
-    "lstm": [
-        "--config.model.features=8", "--config.model.embed_features=8",
-        "--config.model.num_layers=1", "--config.data.context=16",
-        "--config.data.eval_context=4096",
-    ],
-    "gpt": [
-        "--config.model.features=8", "--config.model.num_heads=2", "--config.model.num_layers=1",
-        "--config.model.context=512", "--config.data.eval_context=512",
-    ],
-    "transformer": [
-        "--config.model.features=8", "--config.model.num_heads=2",
-        "--config.model.num_encoder_layers=1", "--config.model.num_decoder_layers=1",
-        "--config.model.feedforward_features=8", "--config.data.test_fraction=0.002",
-        "--config.data.validation_fraction=0.002", "--config.task.num_beams=2",
-    ],
-    "diffusion": [
-        "--config.model.features=(4,)", "--config.model.attention=(False,)",
-        "--config.model.norm_groups=2", "--config.model.num_heads=2",
-        "--config.model.text_features=8", "--config.model.text_layers=1",
-        "--config.task.sampling_steps=2",
-    ],
-}  # fmt: skip
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", TINY)
 
 
 def config(family, *overrides):
     tiny = [
-        *FAMILIES[family], "--config.train.steps=6", "--config.train.batch_size=8",
+        *TINY[family], "--config.train.steps=6", "--config.train.batch_size=8",
         "--config.train.eval_batch_size=256", "--config.train.log_every=2",
         "--config.train.eval_every=3", "--config.checkpoint.every=2", "--config.mesh.data=1",
     ]  # fmt: skip
@@ -56,7 +30,7 @@ def config(family, *overrides):
 # Compiling the initialisation and the samplers of the last takes minutes.
 RUN = [
     pytest.param(family, marks=pytest.mark.long) if family == "diffusion" else family
-    for family in FAMILIES
+    for family in TINY
 ]
 
 
@@ -136,14 +110,14 @@ def test_all_families_train_through_the_same_function(monkeypatch):
         return make_train_step(*arguments, **options)
 
     monkeypatch.setattr(building, "make_train_step", spy)
-    for family in FAMILIES:
+    for family in TINY:
         parts = building.build(*building.with_data(check(config(family))))
         shapes = building.train_shapes(parts)
         state = jax.eval_shape(lambda parts=parts: building.init_state(parts))
         after, metrics = jax.eval_shape(parts.train_step, state, shapes)
         assert jax.tree.structure(after) == jax.tree.structure(state)
         assert "loss" in metrics
-    assert len(made) == len(FAMILIES)
+    assert len(made) == len(TINY)
     assert set(made) == {make_train_step}
 
 

@@ -4,7 +4,8 @@ import functools
 from typing import Any
 
 from zoo.data.datasets import Dataset
-from zoo.data.sources import describe, open_source
+from zoo.data.scenes import load_scene_digits
+from zoo.data.sources import DataError, describe, open_source
 from zoo.data.transforms import make_transform
 from zoo.data.vocabulary import Vocabulary
 
@@ -21,7 +22,8 @@ def load_images(
     """Describes a set of images, examples ``{"image", "label"}``.
 
     Args:
-        name: see ``zoo.data.sources.describe``.
+        name: see ``zoo.data.sources.describe``; or ``digit_scenes``, which come ready: see
+            ``zoo.data.scenes.load_scene_digits``.
         data_dir: the TFDS folder; empty: TFDS's own default.
         path: data of one's own; no set of these names takes one.
         validation_fraction: share of a TFDS set's train split that becomes ``validation``.
@@ -31,6 +33,13 @@ def load_images(
     Raises:
         DataError: the data are not there, or a field has no meaning for them.
     """
+    if name == "digit_scenes":
+        if path or validation_fraction:
+            raise DataError(
+                f"data.path={path!r}, data.validation_fraction={validation_fraction} have no "
+                "meaning for data.name='digit_scenes': leave them empty and 0"
+            )
+        return load_scene_digits(data_dir=data_dir)
     where: dict[str, Any] = {
         "data_dir": data_dir or None,
         "path": path or None,

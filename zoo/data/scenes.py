@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
 from zoo.data.datasets import Dataset, token_array
-from zoo.data.sources import DataError, Example, open_source
+from zoo.data.sources import DataError, Example, describe, open_source
 from zoo.data.vocabulary import Vocabulary
 from zoo.errors import did_you_mean
 
@@ -80,13 +82,13 @@ class Scene:
     place: str
 
 
-def draw_scene(generator: np.random.Generator, *, held_out: bool = False) -> Scene:
-    """Draws a scene whose colour-digit pair is, or is not, one of ``HELD_OUT``."""
+def draw_scene(generator: np.random.Generator, *, held_out: bool | None = False) -> Scene:
+    """Draws a scene whose colour-digit pair is, or is not, one of ``HELD_OUT``; None: is any."""
     pairs = [
         (color, digit)
         for color in COLORS
         for digit in range(10)
-        if ((color, digit) in HELD_OUT) == held_out
+        if held_out in (None, (color, digit) in HELD_OUT)
     ]
     color, digit = pairs[generator.integers(len(pairs))]
     size, place = (list(table)[generator.integers(len(table))] for table in (SIZES, PLACES))
@@ -209,6 +211,38 @@ def load_scenes(name: str) -> Dataset:
     )
 
 
+def load_scene_digits(*, data_dir: str = "") -> Dataset:
+    """Describes the same scenes, every pair among them, with their digit as the class.
+
+    What learns them can judge the digits of drawn scenes.
+
+    Args:
+        data_dir: a TFDS folder with ``mnist``: the scenes are painted with all of its digits;
+            empty: with those of ``mnist_subset``.
+
+    Raises:
+        DataError: the folder has no ``mnist``.
+    """
+    # A tenth of MNIST's train split, for it has no validation split of its own.
+    digits: dict[str, Any] = {"name": "mnist_subset"}
+    if data_dir:
+        digits = {"name": "mnist", "data_dir": data_dir, "validation_fraction": 0.1}
+    describe(**digits)
+    return Dataset(
+        name=NAMES[0],
+        sizes={split: _SIZES_OF_SPLITS[split] for split in ("train", "validation", "test")},
+        vocabularies={"classes": Vocabulary(DIGITS, "class name")},
+        model_fields={"num_classes": len(DIGITS)},
+        open_split=lambda split: Scenes(split, digits=digits, every_pair=True),
+        transform=lambda train: (
+            lambda example, generator: {
+                "image": example["image"],
+                "label": example["digit"],
+            }
+        ),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Scenes:
     """Examples of one split.
@@ -218,14 +252,19 @@ class Scenes:
 
     Attributes:
         split: its name.
+        digits: the handwritten digits, as ``zoo.data.sources.open_source`` takes them.
+        every_pair: whether the pairs of ``HELD_OUT`` are shown beside the others.
     """
 
     split: str
+    digits: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "mnist_subset"})
+    every_pair: bool = False
 
     @functools.cached_property
-    def digits(self) -> list[UInt8[np.ndarray, "images 28 28"]]:
+    def images(self) -> list[UInt8[np.ndarray, "images 28 28"]]:
         """The images of each digit."""
-        source = open_source("mnist_subset", "test" if self.split == "held_out" else self.split)
+        split = "test" if self.split == "held_out" else self.split
+        source = open_source(split=split, **self.digits)
         examples = [source[index] for index in range(len(source))]
         return [
             np.stack([e["image"][..., 0] for e in examples if e["label"] == digit])
@@ -238,8 +277,9 @@ class Scenes:
     def __getitem__(self, index: int) -> Example:
         seed = (list(_SIZES_OF_SPLITS).index(self.split), int(index))
         generator = np.random.default_rng(seed)
-        scene = draw_scene(generator, held_out=self.split == "held_out")
-        images = self.digits[scene.digit]
+        held_out = None if self.every_pair else self.split == "held_out"
+        scene = draw_scene(generator, held_out=held_out)
+        images = self.images[scene.digit]
         shift = generator.integers(-1, 2, 2)
         image = render(scene, images[generator.integers(len(images))], tuple(shift))
         numbers = {

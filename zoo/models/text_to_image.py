@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
+from zoo.errors import UserError
 from zoo.models.transformer import TransformerEncoder
 from zoo.models.unet import Image, UNet
 
@@ -10,8 +11,9 @@ from zoo.models.unet import Image, UNet
 class TextToImage(nn.Module):
     """``UNet`` with a ``TransformerEncoder`` as its context, trained together.
 
-    The layout of latent diffusion (Rombach et al. 2022), on pixels. A caption of padding alone
-    stands for none: what classifier-free guidance needs.
+    The layout of latent diffusion (Rombach et al. 2022), on pixels, or on patches of them
+    (Hoogeboom et al. 2023, section 3). A caption of padding alone stands for none: what
+    classifier-free guidance needs.
 
     Attributes:
         vocab_size: number of words, padding (0) among them.
@@ -20,6 +22,8 @@ class TextToImage(nn.Module):
         text_heads: number of its attention heads; divides ``text_features``.
         max_length: most words of a caption.
         channels: of the images.
+        patch_size: side of the squares of pixels that the UNet sees as one; divides the images'
+            sides.
         features: see ``UNet``.
         attention: see ``UNet``.
         layers_per_level: see ``UNet``.
@@ -34,6 +38,7 @@ class TextToImage(nn.Module):
     text_heads: int = 4
     max_length: int = 16
     channels: int = 3
+    patch_size: int = 1
     features: tuple[int, ...] = (32, 64, 96)
     attention: tuple[bool, ...] = (False, True, True)
     layers_per_level: int = 1
@@ -56,7 +61,7 @@ class TextToImage(nn.Module):
             max_length=self.max_length,
         )
         self.unet = UNet(
-            channels=self.channels,
+            channels=self.channels * self.patch_size**2,
             features=self.features,
             attention=self.attention,
             layers_per_level=self.layers_per_level,
@@ -84,6 +89,33 @@ class TextToImage(nn.Module):
         Raises:
             UserError: a shape or an attribute does not fit.
         """
+        if image.ndim != 4 or any(side % self.patch_size for side in image.shape[1:3]):
+            raise UserError(
+                f"TextToImage: the image {image.shape} must be [batch, height, width, channels], "
+                f"height and width multiples of patch_size={self.patch_size}"
+            )
         # The first place is seen even of an empty caption: attention to nothing has no answer.
         mask = (tokens != 0).at[:, 0].set(True)
-        return self.unet(image, step, self.text(tokens, mask, train=train), mask, train=train)
+        context = self.text(tokens, mask, train=train)
+        patches = to_patches(image, self.patch_size)
+        return from_patches(self.unet(patches, step, context, mask, train=train), self.patch_size)
+
+
+def to_patches(
+    image: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch rows columns patch_channels"]:
+    """Makes one pixel of ``size * size`` times the channels out of each square of pixels."""
+    batch, height, width, channels = image.shape
+    squares = image.reshape(batch, height // size, size, width // size, size, channels)
+    return squares.swapaxes(2, 3).reshape(
+        batch, height // size, width // size, size * size * channels
+    )
+
+
+def from_patches(
+    patches: Float[Array, "batch rows columns patch_channels"], size: int
+) -> Float[Array, "batch height width channels"]:
+    """The inverse of ``to_patches``."""
+    batch, rows, columns, features = patches.shape
+    squares = patches.reshape(batch, rows, columns, size, size, features // size**2)
+    return squares.swapaxes(2, 3).reshape(batch, rows * size, columns * size, features // size**2)

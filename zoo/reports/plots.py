@@ -19,7 +19,7 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
     not_drawn = {"split", "step", "epoch", "seconds"}
     evaluated = [record for record in records if record["split"] in ("validation", "test")]
     metrics = sorted(set().union(*evaluated) - not_drawn, key=lambda name: (name != "loss", name))
-    figure, axes = _figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
+    figure, axes = new_figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
     styles: dict[str, dict[str, Any]] = {
         "train": {"alpha": 0.5},
         "train_epoch": {"marker": "o"},
@@ -48,7 +48,7 @@ def plot_confusion_matrix(
     """Draws a confusion matrix: rows are the true classes, columns the predicted ones."""
     counts = np.asarray(matrix)
     side = 3.0 + 0.4 * len(class_names)
-    figure, (axis,) = _figure(ncols=1, size=(side, side))
+    figure, (axis,) = new_figure(ncols=1, size=(side, side))
     axis.imshow(np.log1p(counts), cmap="Blues")
     ticks = range(len(class_names))
     axis.set_xticks(ticks, class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
@@ -62,25 +62,26 @@ def plot_confusion_matrix(
     figure.savefig(path, dpi=120)
 
 
-def write_grid(path: Path, images: UInt8[np.ndarray, "images height width 3"]) -> None:
-    """Writes images side by side, in rows of about as many as there are rows.
-
-    Args:
-        path: the PNG file to write.
-        images: RGB.
-    """
-    from PIL import Image
-
+def image_grid(
+    images: UInt8[np.ndarray, "images height width 3"],
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Lays images side by side, in rows of about as many as there are rows."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:count] = images
     grid = cells.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
-    picture = Image.fromarray(grid.reshape(rows * height, columns * width, channels))
-    # Four screen pixels for one: 32 pixels are too few to look at.
+    return grid.reshape(rows * height, columns * width, channels)
+
+
+def write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Writes a picture of few pixels, four screen pixels for one, as a PNG file."""
+    from PIL import Image
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.NEAREST).save(path)
+    image = Image.fromarray(picture)
+    image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST).save(path)
 
 
 def plot_scores(
@@ -98,28 +99,28 @@ def plot_scores(
             folder / "confusion_matrix.png", report["confusion_matrix"], symbols["classes"]
         )
     if "gradient_by_distance" in report:
-        curves = {"": report["gradient_by_distance"]}
-        plot_gradients(folder / "gradient_by_distance.png", curves)
+        figure, (axis,) = new_figure(ncols=1, size=(6.0, 4.0))
+        draw_gradients(axis, {"": report["gradient_by_distance"]})
+        figure.savefig(folder / "gradient_by_distance.png", dpi=120)
 
 
-def plot_gradients(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
+def draw_gradients(axis: Any, curves: Mapping[str, Sequence[float]]) -> None:
     """Draws how the gradient falls with the distance in time, one line a run.
 
     Args:
-        path: the PNG file to write.
+        axis: of matplotlib.
         curves: mean norms by distance, by the name of the run.
     """
-    figure, (axis,) = _figure(ncols=1, size=(6.0, 4.0))
     for name, norms in curves.items():
         axis.semilogy(range(len(norms)), norms, label=name)
     axis.set(xlabel="characters back", ylabel="gradient of the last loss")
     axis.grid(alpha=0.3)
     if any(curves):
         axis.legend()
-    figure.savefig(path, dpi=120)
 
 
-def _figure(*, ncols: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def new_figure(*, ncols: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Returns a figure of matplotlib, ``size`` in inches, and its axes side by side."""
     # The object interface: no window system, and no figures kept by pyplot.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

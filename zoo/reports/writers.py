@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from zoo.reports.console import ConsoleWriter
+from zoo.reports.plots import image_grid, write_picture
 from zoo.reports.records import RecordFile, cut_records
 
 
@@ -24,6 +28,7 @@ class RunWriter:
         # TensorBoard's own format without TensorFlow.
         from tensorboardX import SummaryWriter
 
+        self._workdir = workdir
         path = workdir / "metrics.jsonl"
         cut_records(path, step, evaluated_step)
         self._records = RecordFile(path)
@@ -41,6 +46,14 @@ class RunWriter:
         for name, value in record.items():
             if name not in ("split", "step", "epoch"):
                 self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+
+    def write_images(
+        self, split: str, step: int, images: UInt8[np.ndarray, "images height width 3"]
+    ) -> None:
+        """Writes images as one grid: ``samples/<split>-<step>.png``, and in TensorBoard."""
+        grid = image_grid(images)
+        write_picture(self._workdir / "samples" / f"{split}-{step:08}.png", grid)
+        self._events.add_image(f"{split}/samples", grid, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Returns when every record is on disk."""

@@ -39,6 +39,10 @@ class Task(Protocol):
     def references(self) -> tuple[str, ...]:
         """Names of the batch's arrays that ``score`` needs."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether ``predict`` returns ``image``, between -1 and 1, to look at as a run goes on."""
+
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
         """Returns the variables for batches of these shapes: ``params`` and further collections."""
 

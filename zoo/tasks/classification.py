@@ -38,6 +38,8 @@ class Classification:
 
     references: ClassVar[tuple[str, ...]] = ("label",)
     """Arrays of a batch that ``score`` needs."""
+    draws: ClassVar[bool] = False
+    """Whether ``predict`` returns images to look at."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
         """Returns the model's variables for inputs shaped like those of ``batch``."""

@@ -45,6 +45,8 @@ class Diffusion:
 
     references: ClassVar[tuple[str, ...]] = ("image",)
     """Arrays of a batch that ``score`` needs."""
+    draws: ClassVar[bool] = True
+    """Whether ``predict`` returns images to look at."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
         """Returns the model's variables for inputs shaped like those of ``batch``."""

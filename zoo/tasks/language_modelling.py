@@ -41,6 +41,8 @@ class LanguageModelling:
 
     references: ClassVar[tuple[str, ...]] = ()
     """Arrays of a batch that ``score`` needs: none."""
+    draws: ClassVar[bool] = False
+    """Whether ``predict`` returns images to look at."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
         """Returns the model's variables, and the state of each row of ``batch``."""

@@ -41,6 +41,8 @@ class SequenceToSequence:
 
     references: ClassVar[tuple[str, ...]] = ("source", "references")
     """Arrays of a batch that ``score`` needs."""
+    draws: ClassVar[bool] = False
+    """Whether ``predict`` returns images to look at."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
         """Returns the model's variables for inputs shaped like those of ``batch``."""

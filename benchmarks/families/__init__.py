@@ -1,0 +1,1 @@
+"""What is measured, one file a family; each work on our side and on its peers'."""

@@ -1,0 +1,29 @@
+"""The configs of all families, so small that a run takes seconds."""
+
+TINY = {
+    "cnn": [
+        "--config.model.features=(4, 4, 4)", "--config.model.hidden_features=8",
+        "--config.data.image_size=8",
+    ],
+    "lstm": [
+        "--config.model.features=8", "--config.model.embed_features=8",
+        "--config.model.num_layers=1", "--config.data.context=16",
+        "--config.data.eval_context=4096",
+    ],
+    "gpt": [
+        "--config.model.features=8", "--config.model.num_heads=2", "--config.model.num_layers=1",
+        "--config.model.context=512", "--config.data.eval_context=512",
+    ],
+    "transformer": [
+        "--config.model.features=8", "--config.model.num_heads=2",
+        "--config.model.num_encoder_layers=1", "--config.model.num_decoder_layers=1",
+        "--config.model.feedforward_features=8", "--config.data.test_fraction=0.002",
+        "--config.data.validation_fraction=0.002", "--config.task.num_beams=2",
+    ],
+    "diffusion": [
+        "--config.model.patch_size=8", "--config.model.features=(4,)",
+        "--config.model.attention=(False,)", "--config.model.norm_groups=2",
+        "--config.model.num_heads=2", "--config.model.text_features=8",
+        "--config.model.text_layers=1", "--config.task.sampling_steps=2",
+    ],
+}  # fmt: skip
