@@ -1,6 +1,6 @@
 """Measures this project against its peers, side by side in one run.
 
-    python -m benchmarks                  every training step
+    python -m benchmarks                  every step and call
     python -m benchmarks --only cnn       one group
     python -m benchmarks --whole          whole jobs too: minutes each
 
@@ -12,6 +12,7 @@ same cores. What counts is the median over the rounds of the ratio ours / peer. 
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, tables
+from benchmarks.works import WORKS
 
 RESULTS = machine.ROOT / "benchmarks" / "results"
 README = machine.ROOT / "README.md"
@@ -29,32 +31,10 @@ README = machine.ROOT / "README.md"
 # turns small gradients into full steps (seen: 0.7 % at step 16).
 LOSS_TOLERANCE = {"float64": 1e-9, "float32": 3e-2}
 FIRST_LOSS_TOLERANCE = 1e-6
+SIDES = {"ours": "ours", "torch": "PyTorch, eager", "linen": "stock linen and optax"}
 QUIET_SPREAD = 0.15
 
 Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A training step on two sides.
-
-    Attributes:
-        group: what ``--only`` names.
-        work: what is done, for the table.
-        ours: module that knows ``prepare``, ``losses`` and ``time``.
-        peer: the other side, for the table.
-        peer_module: module that knows ``losses`` and ``time``.
-        goal: ratio to reach.
-        gflop: arithmetic of a step.
-    """
-
-    group: str
-    work: str
-    ours: str
-    peer: str
-    peer_module: str
-    goal: float
-    gflop: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,30 +49,6 @@ class Job:
     goal: float
 
 
-def cnn_gflop(batch: int) -> float:
-    """Arithmetic of a training step of the seed's CNN with 10 classes, in 10^9 operations.
-
-    A product costs two operations each for the output, the weight's gradient and the input's; the
-    images need no gradient.
-    """
-    conv1 = 48 * 48 * (9 * 3) * 32
-    conv2 = 48 * 48 * (9 * 32) * 64
-    conv3 = 24 * 24 * (9 * 64) * 128
-    dense = 128 * 12 * 12 * 512 + 512 * 10
-    return 2 * batch * (2 * conv1 + 3 * (conv2 + conv3 + dense)) / 1e9
-
-
-STEPS = (
-    Step(
-        group="cnn",
-        work="seed CNN, batch 64, training step",
-        ours="benchmarks.cnn_step",
-        peer="PyTorch, eager",
-        peer_module="benchmarks.torch_peers.cnn_seed",
-        goal=0.75,
-        gflop=cnn_gflop(64),
-    ),
-)
 JOBS = (
     Job(
         group="cnn",
@@ -105,32 +61,37 @@ JOBS = (
 )
 
 
-def measure_step(step: Step, *, rounds: int, steps: int, threads: int) -> Row:
-    """Compares the losses of both sides, then their times.
+def measure_work(name: str, *, rounds: int, seconds: float, threads: int) -> list[Row]:
+    """Compares what both sides compute, then the times of all sides; a row for each peer.
 
     Raises:
-        SystemExit: the losses differ, or a side failed.
+        SystemExit: what they compute differs, or a side failed.
     """
+    work = WORKS[name]
+    sides = [side for side in SIDES if hasattr(work, side)]
     with tempfile.TemporaryDirectory() as folder:
-        common = (folder, f"--threads={threads}")
-        machine.run(("-m", step.ours, "prepare", *common))
-        sides = (step.ours, step.peer_module)
-        for dtype in LOSS_TOLERANCE:
-            ours, peer = (
-                machine.run_for_json(("-m", side, "losses", *common, f"--dtype={dtype}"))
-                for side in sides
-            )
+
+        def measured(side: str, *options: str) -> Any:
+            program = ("-m", "benchmarks.measure", name, side, folder, f"--threads={threads}")
+            return machine.run_for_json((*program, *options))
+
+        machine.run(("-m", "benchmarks.measure", name, "prepare", folder))
+        for dtype in work.checked:
+            ours, peer = (measured(side, f"--dtype={dtype}") for side in ("ours", "torch"))
             check_losses(ours, peer, dtype)
         timed: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for index in range(rounds):
             # Each side is first as often as the other: the machine may warm up or slow down.
             for side in sides if index % 2 == 0 else sides[::-1]:
-                arguments = ("-m", side, "time", *common, f"--steps={steps}")
-                timed[side].append(machine.run_for_json(arguments))
-    ours_ms, peer_ms = ([statistics.median(t["ms"]) for t in timed[side]] for side in sides)
-    gflops = statistics.median(t["matmul_gflops"] for t in timed[step.ours])
-    limit_ms = 1e3 * step.gflop / gflops
-    return make_row(step.work, step.peer, ours_ms, peer_ms, step.goal, limit_ms)
+                timed[side].append(measured(side, f"--time={seconds}"))
+    ms = {side: [statistics.median(t["ms"]) for t in timed[side]] for side in sides}
+    gflops = statistics.median(t["matmul_gflops"] for t in timed["ours"])
+    limit_ms = 1e3 * work.gflop / gflops if work.gflop else None
+    return [
+        make_row(work.title, SIDES[side], ms["ours"], ms[side], work.goals.get(side), limit_ms)
+        for side in sides
+        if side != "ours"
+    ]
 
 
 def measure_job(job: Job) -> Row:
@@ -161,7 +122,7 @@ def make_row(
     peer: str,
     ours_ms: Sequence[float],
     peer_ms: Sequence[float],
-    goal: float,
+    goal: float | None,
     limit_ms: float | None,
 ) -> Row:
     """Sums up the rounds.
@@ -171,7 +132,7 @@ def make_row(
         peer: the other side.
         ours_ms: our time in each round.
         peer_ms: the peer's.
-        goal: ratio to reach.
+        goal: ratio to reach, or None.
         limit_ms: time that the arithmetic alone takes at the machine's rate, or None.
 
     Returns:
@@ -209,9 +170,15 @@ def add_results(path: Path, rows: Sequence[Row]) -> None:
     }
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
-        measured = {row["work"] for row in rows}
+        measured = {(row["work"], row["peer"]) for row in rows}
         if old["versions"] == results["versions"]:
-            results["rows"] += [row for row in old["rows"] if row["work"] not in measured]
+            results["rows"] += [
+                row for row in old["rows"] if (row["work"], row["peer"]) not in measured
+            ]
+    order = [*(work.title for work in WORKS.values()), *(job.work for job in JOBS)]
+    results["rows"].sort(
+        key=lambda row: order.index(row["work"]) if row["work"] in order else len(order)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
@@ -229,7 +196,7 @@ def as_markdown(results: dict[str, Any]) -> str:
             f"{100 * row['spread']:.0f} %{', disturbed' if row['disturbed'] else ''}"
             if row["rounds"] > 1
             else "-",
-            f"≤ {row['goal']}",
+            f"≤ {row['goal']}" if row["goal"] else "-",
             f"{100 * row['share_of_limit']:.0f} %" if row["share_of_limit"] else "-",
             str(row["rounds"]),
         )
@@ -247,12 +214,12 @@ def _duration(milliseconds: float) -> str:
 
 def main() -> None:
     """Measures what the command line asks for."""
-    groups = sorted({work.group for work in (*STEPS, *JOBS)})
+    groups = sorted({work.group for work in (*WORKS.values(), *JOBS)})
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours and theirs.")
     parser.add_argument("--only", choices=groups, help="one group of work")
     parser.add_argument("--whole", action="store_true", help="whole jobs too, one run a side")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side; at least 5")
-    parser.add_argument("--steps", type=int, default=10, help="steps timed in a turn")
+    parser.add_argument("--seconds", type=float, default=5.0, help="timed in a turn")
     parser.add_argument("--threads", type=int, default=2, help="cores for each side")
     parser.add_argument(
         "--try", action="store_true", dest="trial", help="print only; fewer than 5 rounds allowed"
@@ -263,20 +230,25 @@ def main() -> None:
     machine.limit_threads(options.threads)
     path = RESULTS / f"{machine.name(machine.describe())}.json"
 
-    rows = [
-        measure_step(step, rounds=options.rounds, steps=options.steps, threads=options.threads)
-        for step in STEPS
-        if options.only in (None, step.group)
-    ]
-    if options.whole:
-        rows += [measure_job(job) for job in JOBS if options.only in (None, job.group)]
-    print(json.dumps(rows, indent=2))
-    if options.trial:
-        return
-    add_results(path, rows)
-    files = sorted(RESULTS.glob("*.json"))
-    content = "\n\n".join(as_markdown(json.loads(file.read_text("utf-8"))) for file in files)
-    tables.write_between(README, "benchmarks", content)
+    measured = itertools.chain(
+        (
+            measure_work(
+                name, rounds=options.rounds, seconds=options.seconds, threads=options.threads
+            )
+            for name, work in WORKS.items()
+            if options.only in (None, work.group)
+        ),
+        ([measure_job(job)] for job in JOBS if options.whole and options.only in (None, job.group)),
+    )
+    # Written down one by one: a later work that fails takes nothing away.
+    for rows in measured:
+        print(json.dumps(rows, indent=2), flush=True)
+        if options.trial:
+            continue
+        add_results(path, rows)
+        files = sorted(RESULTS.glob("*.json"))
+        content = "\n\n".join(as_markdown(json.loads(file.read_text("utf-8"))) for file in files)
+        tables.write_between(README, "benchmarks", content)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality --seeds 3 [--only cnn] [--data_dir DIR]
 
-Runs go to ``runs/quality/<config>-seed<N>`` and are resumed there, by ``train.py`` itself: the
-same command goes on where it was stopped. Writes ``docs/results.json`` and the README's table. To
-train anew, remove the folder. With ``--config.x.y=z`` it is a trial: nothing is written down.
+Runs go to ``runs/quality/<config>[-variant]-seed<N>`` and are resumed there, by ``train.py``
+itself: the same command goes on where it was stopped. Writes ``docs/results.json`` and the README's
+table. To train anew, remove the folder. With ``--config.x.y=z`` it is a trial: nothing is written
+down.
 """
 
 import argparse
@@ -13,11 +14,11 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, tables
+from benchmarks import adherence, machine, tables
 
 RESULTS = machine.ROOT / "docs" / "results.json"
 README = machine.ROOT / "README.md"
@@ -35,9 +36,11 @@ class Quality:
         metric: the metric of the table.
         data: the data of its own test split, for the table.
         others: other TFDS data sets on whose test split the checkpoint is evaluated, where their
-            folder is there.
+            folder is there; or what else ``judge`` measures on.
         split: of its own data, on which the checkpoint is evaluated.
         most_seeds: 1 where a run takes much longer than five minutes on two cores.
+        variant: of the config.
+        judge: measures a run's folder, by test set, in place of the report's own metrics.
     """
 
     config: str
@@ -46,6 +49,19 @@ class Quality:
     others: tuple[str, ...] = ()
     split: str = "test"
     most_seeds: int = 3
+    variant: str = ""
+    judge: Callable[[str], dict[str, dict[str, float]]] | None = None
+
+    @property
+    def name(self) -> str:
+        """As ``--only``, and in the names of folders: ``lstm-gru``."""
+        return f"{self.config}-{self.variant}" if self.variant else self.config
+
+    @property
+    def command(self) -> str:
+        """What ``--config`` takes."""
+        file = f"configs/{self.config}.py"
+        return f"{file}:{self.variant}" if self.variant else file
 
     @property
     def own(self) -> str:
@@ -56,23 +72,42 @@ class Quality:
 CONFIGS = (
     Quality("cnn", metric="accuracy", data="mnist_subset", others=("mnist",)),
     Quality("lstm", metric="loss", data="tiny_shakespeare", split="validation", most_seeds=1),
+    *(
+        Quality(
+            "lstm",
+            variant=cell,
+            metric="loss",
+            data="tiny_shakespeare",
+            split="validation",
+            most_seeds=1,
+        )
+        for cell in ("gru", "rnn")
+    ),
     Quality("gpt", metric="loss", data="tiny_shakespeare", split="validation+test"),
     Quality("transformer", metric="sequence_error", data="cmudict", most_seeds=1),
+    Quality(
+        "diffusion",
+        metric="adherence",
+        data="test",
+        others=("held_out",),
+        most_seeds=1,
+        judge=adherence.measure,
+    ),
 )
 
 
-def train(config: str, seed: int, overrides: Sequence[str]) -> tuple[Result, str]:
+def train(quality: Quality, seed: int, overrides: Sequence[str]) -> tuple[Result, str]:
     """Trains one seed, or goes on with it; returns its report and its folder.
 
     Raises:
         SystemExit: it failed.
     """
-    workdir = f"{RUNS}{'-trial' if overrides else ''}/{config}-seed{seed}"
+    workdir = f"{RUNS}{'-trial' if overrides else ''}/{quality.name}-seed{seed}"
     start = time.perf_counter()
     machine.run(
         [
             "train.py",
-            f"--config=configs/{config}.py",
+            f"--config={quality.command}",
             f"--config.seed={seed}",
             f"--workdir={workdir}",
             *overrides,
@@ -91,12 +126,14 @@ def evaluate(workdir: str, split: str, *overrides: str) -> dict[str, float]:
 
 def measure(quality: Quality, seed: int, data_dir: Path | None, overrides: Sequence[str]) -> Result:
     """Trains and evaluates one seed of a config."""
-    report, workdir = train(quality.config, seed, overrides)
-    own = report["metrics"]["test"]
-    if quality.split != "test":
-        own = evaluate(workdir, quality.split)
-    metrics = {quality.own: own}
-    for name in quality.others:
+    report, workdir = train(quality, seed, overrides)
+    if quality.judge:
+        metrics = quality.judge(workdir)
+    elif quality.split != "test":
+        metrics = {quality.own: evaluate(workdir, quality.split)}
+    else:
+        metrics = {quality.own: report["metrics"]["test"]}
+    for name in () if quality.judge else quality.others:
         if data_dir and (data_dir / name).is_dir():
             metrics[name] = evaluate(
                 workdir,
@@ -107,7 +144,7 @@ def measure(quality: Quality, seed: int, data_dir: Path | None, overrides: Seque
         else:
             print(f"no evaluation on {name}: it is not in --data_dir={data_dir}")
     return {
-        "config": quality.config,
+        "config": quality.name,
         "seed": seed,
         "metrics": metrics,
         "steps": report["steps"],
@@ -137,7 +174,7 @@ def as_markdown(results: Sequence[Result]) -> str:
     header = ("config", "test set", "metric", "mean", "each seed", "steps", "time", "machine")
     rows = []
     for quality in CONFIGS:
-        seeds = [result for result in results if result["config"] == quality.config]
+        seeds = [result for result in results if result["config"] == quality.name]
         for name in (quality.own, *quality.others):
             found = [one for one in seeds if name in one["metrics"]]
             if not found:
@@ -148,7 +185,7 @@ def as_markdown(results: Sequence[Result]) -> str:
             }
             rows.append(
                 (
-                    f"`configs/{quality.config}.py`",
+                    f"`{quality.command}`",
                     f"`{name}`",
                     quality.metric,
                     f"{statistics.mean(values):.4f}",
@@ -166,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
-    parser.add_argument("--only", choices=[quality.config for quality in CONFIGS])
+    parser.add_argument("--only", choices=[quality.name for quality in CONFIGS])
     parser.add_argument(
         "--data_dir",
         type=Path,
@@ -179,7 +216,7 @@ def main() -> None:
         parser.error(f"unknown argument {wrong[0]}")
     data_dir = options.data_dir.resolve() if options.data_dir else None
     for quality in CONFIGS:
-        if options.only not in (None, quality.config):
+        if options.only not in (None, quality.name):
             continue
         for seed in range(min(options.seeds, quality.most_seeds)):
             result = measure(quality, seed, data_dir, overrides)

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import __main__ as side_by_side
 from benchmarks import machine, quality, tables
+from benchmarks.families import cnn
 
 
 def test_arithmetic_of_the_step_is_what_pytorch_counts():
@@ -18,7 +19,7 @@ def test_arithmetic_of_the_step_is_what_pytorch_counts():
     counter = FlopCounterMode(display=False)
     with counter:
         model(images).sum().backward()
-    assert counter.get_total_flops() == pytest.approx(1e9 * side_by_side.cnn_gflop(2), rel=1e-12)
+    assert counter.get_total_flops() == pytest.approx(1e9 * cnn.gflop(2), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def _main(arguments: Sequence[str]) -> None:
         "generate": lambda: _generate(options),
         "predict": lambda: _predict(options),
         "sample": lambda: _sample(options),
-        "compare": lambda: _compare(options),
+        "report": lambda: _report(options),
         "prepare": lambda: _prepare(options),
     }
     commands_by_name[options.command]()
@@ -106,7 +106,7 @@ def _sample(options: argparse.Namespace) -> None:
     print(f"{len(images)} images in {out}")
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> None:
     out = _png(options.out)
     from rich.console import Console
 
@@ -184,14 +184,14 @@ def _parser() -> argparse.ArgumentParser:
         },
     )
 
-    compare = subparsers.add_parser(
-        "compare",
+    report = subparsers.add_parser(
+        "report",
         help="finished runs side by side",
         description="Prints the results of finished runs side by side and draws their curves; of "
         "recurrent models also how the gradient falls with the distance in time.",
     )
-    compare.add_argument("workdirs", nargs="+", help="the runs' folders")
-    compare.add_argument("--out", default="runs/comparison.png", help="the PNG file to write")
+    report.add_argument("workdirs", nargs="+", help="the runs' folders")
+    report.add_argument("--out", default="runs/comparison.png", help="the PNG file to write")
 
     prepare = subparsers.add_parser(
         "prepare", help="download a data set and write it as a TFDS folder"

@@ -56,7 +56,7 @@ class UNetStep:
         return our_step(loss_fn, _read(folder, dtype), read_batches(folder, dtype))
 
     def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
-        """diffusers' model, its images with the channels last in memory."""
+        """Diffusers' model, its images with the channels last in memory."""
         import torch
 
         def loss_fn(model: Any, batch: Any) -> Any:
@@ -103,7 +103,7 @@ class Sampling:
         )
 
     def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
-        """diffusers' model and scheduler."""
+        """Diffusers' model and scheduler."""
         import torch
         from diffusers import DDIMScheduler
 

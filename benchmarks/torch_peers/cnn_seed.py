@@ -1,17 +1,10 @@
 """The seed's training script in PyTorch, on the images that this package ships.
 
-    python -m benchmarks.torch_peers.cnn_seed                       the whole script
-    python -m benchmarks.torch_peers.cnn_seed losses|time FOLDER    its step alone, as a benchmark
+    python -m benchmarks.torch_peers.cnn_seed
 
 The network, the transforms, the loaders, the optimizer and the loop are the seed's own choices.
 """
 
-import argparse
-import json
-import time
-from pathlib import Path
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -131,57 +124,6 @@ def run_script() -> None:
     print(confusion_matrix(labels, predictions))
 
 
-def losses(folder: Path, dtype: torch.dtype) -> list[float]:
-    """Returns the loss of each prepared batch, one update each, without dropout."""
-    model, batches = _prepared(folder, dropout_rate=0.0)
-    optimizer = make_optimizer(model.to(dtype))
-    return [train_step(model, optimizer, images.to(dtype), labels)[0] for images, labels in batches]
-
-
-def milliseconds(folder: Path, steps: int) -> list[float]:
-    """Returns the time of each of ``steps`` steps on prepared batches, after three to warm up."""
-    model, batches = _prepared(folder, dropout_rate=0.5)
-    optimizer = make_optimizer(model)
-    times = []
-    for index in range(3 + steps):
-        start = time.perf_counter()
-        train_step(model, optimizer, *batches[index % len(batches)])
-        times.append(1e3 * (time.perf_counter() - start))
-    return times[3:]
-
-
-def _prepared(
-    folder: Path, *, dropout_rate: float
-) -> tuple[SeedNet, list[tuple[torch.Tensor, torch.Tensor]]]:
-    model = SeedNet(num_classes=10, dropout_rate=dropout_rate)
-    with np.load(folder / "weights.npz") as weights:
-        model.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
-    with np.load(folder / "batches.npz") as arrays:
-        # Channels first, and in memory so: what the seed's loader gives.
-        images = torch.from_numpy(np.ascontiguousarray(arrays["image"].transpose(0, 1, 4, 2, 3)))
-        labels = torch.from_numpy(arrays["label"].astype(np.int64))
-    return model.train(), list(zip(images, labels, strict=True))
-
-
-def main() -> None:
-    """Runs the whole script, or one measurement whose result is printed as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", choices=("script", "losses", "time"), default="script")
-    parser.add_argument("folder", nargs="?", type=Path, help="what benchmarks.cnn_step prepared")
-    parser.add_argument("--threads", type=int, default=None, help="default: PyTorch's own choice")
-    parser.add_argument("--steps", type=int, default=10, help="steps to time")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    if options.what == "script":
-        run_script()
-    elif options.what == "losses":
-        print(json.dumps(losses(options.folder, getattr(torch, options.dtype))))
-    else:
-        print(json.dumps({"ms": milliseconds(options.folder, options.steps)}))
-
-
 if __name__ == "__main__":
-    main()
+    torch.manual_seed(0)
+    run_script()

@@ -30,6 +30,23 @@ def test_held_out_pairs_are_never_trained_on_and_leave_none_unseen():
     assert not train & held_out
 
 
+def test_the_judges_scenes_show_every_pair_and_are_labelled_by_digit():
+    dataset = data.load("classification", {"name": "digit_scenes", "transform": "seed"})
+    assert dataset.vocabularies["classes"].symbols[7] == "seven"
+    source, transform = dataset.open("train"), dataset.transform(True)
+    pairs = set()
+    for index in range(1000):
+        scene = source[index]
+        color, digit, *_ = facts(scene)
+        pairs.add((color, digit))
+        example = transform(scene, np.random.default_rng(0))
+        assert set(example) == {"image", "label"}
+        assert example["label"] == digit
+    assert len(pairs) == 60
+    with pytest.raises(DataError, match=r"data\.path='x'.*no meaning"):
+        data.load("classification", {"name": "digit_scenes", "path": "x"})
+
+
 def test_colour_and_place_can_be_read_off_the_pixels():
     right = np.zeros(2)
     for index in range(400):

@@ -9,6 +9,7 @@ import pytest
 
 from zoo.errors import UserError
 from zoo.models import TextToImage, UNet
+from zoo.models.text_to_image import from_patches, to_patches
 from zoo.pretrained import unet_table
 
 
@@ -106,12 +107,12 @@ SMALL = TextToImage(
 )  # fmt: skip
 
 
-def drawn(*inputs):
-    """Variables of SMALL without compiling its initialisation."""
+def drawn(*inputs, model=SMALL):
+    """Variables of a model without compiling its initialisation."""
     generator = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: jnp.asarray(generator.normal(size=leaf.shape) * 0.3, leaf.dtype),
-        jax.eval_shape(SMALL.init, jax.random.key(0), *inputs),
+        jax.eval_shape(model.init, jax.random.key(0), *inputs),
     )
 
 
@@ -160,3 +161,25 @@ def test_what_does_not_fit_is_refused(attributes, shape, words):
             UNet(**small | attributes).init,
             *(jax.random.key(0), jnp.zeros(shape), jnp.zeros(1, int), jnp.zeros((1, 2, 4))),
         )
+
+
+def test_a_patch_holds_the_pixels_of_its_square():
+    image = normal(2, 4, 6, 3)
+    patches = to_patches(image, 2)
+    assert patches.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(
+        np.sort(patches[1, 1, 2]), np.sort(image[1, 2:4, 4:6].reshape(-1))
+    )
+    np.testing.assert_array_equal(from_patches(patches, 2), image)
+
+
+def test_it_sees_patches_as_a_unet_sees_pixels():
+    model = SMALL.clone(patch_size=2)
+    image, step = normal(1, 8, 8, 3), jnp.array([5])
+    tokens = jnp.array([[1, 2, 0]])
+    variables = drawn(image, step, tokens, model=model)
+    assert variables["params"]["unet"]["conv_in"]["kernel"].shape[2] == 12
+    out = jax.jit(model.apply)(variables, image, step, tokens)
+    assert out.shape == image.shape
+    with pytest.raises(UserError, match="multiples of patch_size=2"):
+        model.init(jax.random.key(0), image[:, :7], step, tokens)

@@ -54,6 +54,15 @@ def test_rates_are_pytorchs(name, arguments, make):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_inverse_sqrt_is_the_papers():
+    features, warmup = 64, 4
+    found = rates("inverse_sqrt", 12, warmup_steps=warmup)
+    step = np.arange(1, 13)
+    papers = features**-0.5 * np.minimum(step**-0.5, step * warmup**-1.5)
+    np.testing.assert_allclose(found / found.max(), papers / papers.max(), rtol=1e-9)
+    assert found.max() == found[warmup - 1] == 0.5
+
+
 def test_constant_does_not_change():
     np.testing.assert_array_equal(rates("constant"), 0.5)
 
