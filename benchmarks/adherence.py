@@ -83,12 +83,18 @@ def judge(
 
 
 def measure(
-    workdir: str | Path, *, steps: int = 50, guidance: float = 3.0, seed: int = 0
+    workdir: str | Path,
+    *,
+    scenes: int = 256,
+    steps: int = 25,
+    guidance: float = 3.0,
+    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Draws and judges; returns the shares by split, and ``adherence``: all right, of the ceiling.
 
     Args:
         workdir: a run of ``configs/diffusion.py``.
+        scenes: how many of each split.
         steps: number of sampling steps.
         guidance: see ``zoo.diffusion.guided``.
         seed: of the samples.
@@ -108,18 +114,18 @@ def measure(
     found = {}
     for split in SPLITS:
         source = Scenes(split)
-        rows = [source[index] for index in range(len(source))]
-        scenes = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        rows = [source[index] for index in range(min(scenes, len(source)))]
+        wanted = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         drawn = [
             draw(
                 loaded.variables["params"],
-                scenes["tokens"][start : start + BATCH],
+                wanted["tokens"][start : start + BATCH],
                 jax.random.fold_in(jax.random.key(seed), start),
             )
             for start in range(0, len(rows), BATCH)
         ]
-        shares = judge(to_pixels(np.concatenate(drawn)), scenes)
-        ceiling = judge(to_pixels(scenes["image"]), scenes)
+        shares = judge(to_pixels(np.concatenate(drawn)), wanted)
+        ceiling = judge(to_pixels(wanted["image"]), wanted)
         found[split] = {
             **shares,
             **{f"{name} of real scenes": share for name, share in ceiling.items()},
@@ -133,7 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adherence", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--workdir", help="a run of configs/diffusion.py")
-    parser.add_argument("--steps", type=int, default=50, help="number of sampling steps")
+    parser.add_argument("--scenes", type=int, default=256, help="of each split")
+    parser.add_argument("--steps", type=int, default=25, help="number of sampling steps")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument("--pack", metavar="WORKDIR", help="write the judge's weights; no more")
@@ -143,7 +150,11 @@ def main() -> None:
         print(f"{JUDGE.stat().st_size / 2**20:.2f} MB in {JUDGE}")
     elif options.workdir:
         found = measure(
-            options.workdir, steps=options.steps, guidance=options.guidance, seed=options.seed
+            options.workdir,
+            scenes=options.scenes,
+            steps=options.steps,
+            guidance=options.guidance,
+            seed=options.seed,
         )
         print(json.dumps(found))
     else:

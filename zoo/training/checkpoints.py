@@ -1,10 +1,13 @@
 """Checkpoints on disk. The only module that knows orbax."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 from zoo.errors import UserError
 
@@ -78,7 +81,7 @@ class Checkpoints:
         if step is None:
             return None
         folder = manager.directory / str(step) / "arrays"
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with _errors_only(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             saved = reader.metadata(folder).item_metadata["state"]
             like = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -112,7 +115,19 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
         folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     # orbax refuses relative paths.
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    with _errors_only() if read_only else contextlib.nullcontext():
+        return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """Keeps orbax from warning of what is meant: that a folder is only read."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _save(
