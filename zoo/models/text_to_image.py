@@ -4,6 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from zoo.errors import UserError
+from zoo.layers import Linear
 from zoo.models.transformer import TransformerEncoder
 from zoo.models.unet import Image, UNet
 
@@ -12,8 +13,9 @@ class TextToImage(nn.Module):
     """``UNet`` with a ``TransformerEncoder`` as its context, trained together.
 
     The layout of latent diffusion (Rombach et al. 2022), on pixels, or on patches of them
-    (Hoogeboom et al. 2023, section 3). A caption of padding alone stands for none: what
-    classifier-free guidance needs.
+    (Hoogeboom et al. 2023, section 3). Besides the words, of which the places of the image choose,
+    every block knows the mean of all (Podell et al. 2024, section 2.1). A caption of padding alone
+    stands for none: what classifier-free guidance needs.
 
     Attributes:
         vocab_size: number of words, padding (0) among them.
@@ -60,6 +62,7 @@ class TextToImage(nn.Module):
             positions="learned",
             max_length=self.max_length,
         )
+        self.caption = Linear(4 * self.features[0])
         self.unet = UNet(
             channels=self.channels * self.patch_size**2,
             features=self.features,
@@ -97,8 +100,17 @@ class TextToImage(nn.Module):
         # The first place is seen even of an empty caption: attention to nothing has no answer.
         mask = (tokens != 0).at[:, 0].set(True)
         context = self.text(tokens, mask, train=train)
-        patches = to_patches(image, self.patch_size)
-        return from_patches(self.unet(patches, step, context, mask, train=train), self.patch_size)
+        counts = mask[..., None].astype(context.dtype)
+        mean = (context * counts).sum(axis=1) / counts.sum(axis=1)
+        predicted = self.unet(
+            to_patches(image, self.patch_size),
+            step,
+            context,
+            mask,
+            vector=self.caption(mean),
+            train=train,
+        )
+        return from_patches(predicted, self.patch_size)
 
 
 def to_patches(

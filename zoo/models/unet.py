@@ -112,6 +112,7 @@ class UNet(nn.Module):
         context: Context,
         context_mask: ContextMask | None = None,
         *,
+        vector: Vector | None = None,
         train: bool = False,
     ) -> Image:
         """Returns the prediction.
@@ -121,6 +122,8 @@ class UNet(nn.Module):
             step: of the noise schedule.
             context: such as the vectors of a caption's tokens.
             context_mask: True for what counts of it; None: all does.
+            vector: added to the time's, four times as wide as the first features: what every block
+                should know, such as a class (``class_embed_type="identity"``); None: nothing.
             train: whether to drop out.
 
         Raises:
@@ -150,6 +153,8 @@ class UNet(nn.Module):
         time = sinusoidal(step.astype(exact), self.features[0], interleaved=False)
         time = Linear(4 * self.features[0], name="time1")(time.astype(image.dtype))
         time = Linear(4 * self.features[0], name="time2")(jax.nn.silu(time))
+        if vector is not None:
+            time = time + vector
 
         x = Conv(self.features[0], 3, padding=1, name="conv_in")(image)
         seen = [x]
