@@ -214,7 +214,7 @@ def _duration(milliseconds: float) -> str:
 
 def main() -> None:
     """Measures what the command line asks for."""
-    groups = sorted({work.group for work in (*WORKS.values(), *JOBS)})
+    groups = sorted({work.group for work in WORKS.values()} | {job.group for job in JOBS})
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours and theirs.")
     parser.add_argument("--only", choices=groups, help="one group of work")
     parser.add_argument("--whole", action="store_true", help="whole jobs too, one run a side")

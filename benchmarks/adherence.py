@@ -44,9 +44,10 @@ def load_judge(path: Path = JUDGE) -> tuple[CNN, dict[str, Any]]:
     """Returns the network that reads digits, and its variables; the widths are the weights' own."""
     with np.load(path) as arrays:
         weights = dict(arrays)
+    widths = [len(weights[f"conv{layer}.bias"]) for layer in (1, 2, 3)]
     module = CNN(
         num_classes=len(weights["fc2.bias"]),
-        features=tuple(len(weights[f"conv{layer}.bias"]) for layer in (1, 2, 3)),
+        features=(widths[0], widths[1], widths[2]),
         hidden_features=len(weights["fc1.bias"]),
     )
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)

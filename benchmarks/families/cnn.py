@@ -106,7 +106,7 @@ class CNNStep:
         model = Stock()
 
         def loss_fn(params: Any, model_state: Any, batch: Any, key: Any) -> Any:
-            logits = model.apply(
+            logits: Any = model.apply(
                 {"params": params}, batch["image"], train=timed, rngs={"dropout": key}
             )
             losses = cross_entropy(logits, batch["label"])

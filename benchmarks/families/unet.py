@@ -90,8 +90,11 @@ class Sampling:
 
         @jax.jit
         def draw(params: Any, context: Any, key: Any) -> Any:
+            def denoise(noisy: Any, step: Any) -> Any:
+                return _model().apply({"params": params}, noisy, step, context)
+
             return sample(
-                lambda noisy, step: _model().apply({"params": params}, noisy, step, context),
+                denoise,
                 schedule,
                 (16, SIDE, SIDE, 3),
                 key,
@@ -113,7 +116,7 @@ class Sampling:
         batches = torch_batches(folder, dtype)
 
         def draw(index: int) -> float:
-            scheduler = DDIMScheduler()
+            scheduler: Any = DDIMScheduler()
             scheduler.set_timesteps(STEPS)
             images = torch.randn(16, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
             with torch.inference_mode():
