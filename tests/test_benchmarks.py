@@ -1,11 +1,14 @@
 import json
 
+import jax
+import numpy as np
 import peers
 import pytest
 
 from benchmarks import __main__ as side_by_side
-from benchmarks import machine, quality, tables
-from benchmarks.families import cnn
+from benchmarks import adherence, machine, quality, tables, works
+from benchmarks.families import cnn, recurrent
+from zoo.data import scenes
 
 
 def test_arithmetic_of_the_step_is_what_pytorch_counts():
@@ -101,3 +104,37 @@ def test_a_table_replaces_only_what_stands_between_its_markers(tmp_path):
     )
     with pytest.raises(ValueError, match="y:end"):
         tables.write_between(path, "y", "")
+
+
+def test_the_judges_know_real_scenes_and_notice_wrong_ones():
+    source = scenes.Scenes("held_out")
+    rows = [source[index] for index in range(120)]
+    wanted = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    images = scenes.to_pixels(wanted["image"])
+    right = adherence.judge(images, wanted)
+    assert right["all"] >= 0.93
+    for name, count in (("digit", 10), ("color", 6), ("place", 5)):
+        other = wanted | {name: (wanted[name] + 1) % count}
+        wrong = adherence.judge(images, other)
+        assert wrong[name] <= 0.1
+        assert wrong["all"] <= wrong[name]
+
+
+def test_works_have_names_of_their_own_and_every_side():
+    titles = [work.title for work in works.WORKS.values()]
+    assert len(set(titles)) == len(titles)
+    for work in works.WORKS.values():
+        assert callable(work.ours)
+        assert callable(work.torch)
+        assert set(work.goals) <= set(side_by_side.SIDES)
+
+
+def test_a_quick_work_gives_the_same_numbers_on_both_sides(tmp_path):
+    peers.torch()
+    small = recurrent.RecurrentStep("gru", 16)
+    small.prepare(tmp_path)
+    with jax.enable_x64(True):
+        ours = small.ours(tmp_path, "float64", timed=False)
+        found = [ours(index) for index in range(3)]
+    theirs = small.torch(tmp_path, "float64", timed=False)
+    np.testing.assert_allclose(found, [theirs(index) for index in range(3)], rtol=1e-9)

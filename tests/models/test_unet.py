@@ -22,6 +22,7 @@ def reference(features, attention, layers):
         down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
         up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         layers_per_block=layers, cross_attention_dim=6, attention_head_dim=2, norm_num_groups=2,
+        class_embed_type="identity",
     )  # fmt: skip
     for parameter in model.parameters():
         if parameter.dim() == 1:
@@ -69,9 +70,11 @@ def test_it_computes_what_diffusers_does(features, attention, layers, size, mask
         features=features, attention=attention, layers_per_level=layers, num_heads=2, norm_groups=2
     )
 
-    def theirs(model, image, context):
+    def theirs(model, image, context, vector):
         mask = torch.tensor(counts) if masked else None
-        out = model(image, torch.tensor(step), context, encoder_attention_mask=mask)
+        out = model(
+            image, torch.tensor(step), context, class_labels=vector, encoder_attention_mask=mask
+        )
         return out.sample.permute(0, 2, 3, 1)
 
     parity.check_parity(
@@ -80,11 +83,16 @@ def test_it_computes_what_diffusers_does(features, attention, layers, size, mask
         unet_table(features, attention, layers),
         normal(2, *size, 3),
         normal(2, 3, 6, seed=1),
+        normal(2, 4 * features[0], seed=2),
         axes=None,
-        ours=lambda apply, image, context: apply(
-            image, jnp.asarray(step), context, jnp.asarray(counts) if masked else None
+        ours=lambda apply, image, context, vector: apply(
+            image,
+            jnp.asarray(step),
+            context,
+            jnp.asarray(counts) if masked else None,
+            vector=vector,
         ),
-        theirs=lambda model, image, context: theirs(model, image.permute(0, 3, 1, 2), context),
+        theirs=lambda model, image, *others: theirs(model, image.permute(0, 3, 1, 2), *others),
     )
 
 
@@ -94,11 +102,11 @@ class _Fixed:
     def __init__(self, module, step):
         self.module, self.step = module, step
 
-    def init(self, key, image, context):
-        return self.module.init(key, image, self.step, context)
+    def init(self, key, image, context, vector):
+        return self.module.init(key, image, self.step, context, vector=vector)
 
-    def apply(self, *arguments):
-        return self.module.apply(*arguments)
+    def apply(self, *arguments, **options):
+        return self.module.apply(*arguments, **options)
 
 
 SMALL = TextToImage(
