@@ -24,6 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.patch_size = 2
     config.model.features = (32, 64)
     config.model.attention = (False, False)
+    config.model.scale_shift = True
     # Most of its steps are so noisy that only the caption can tell the digit.
     config.task.noise_schedule = "linear"
     config.task.prediction = "sample"

@@ -119,6 +119,7 @@ MODELS: dict[str, dict[str, Field]] = {
         "num_heads": _at_least(1, 4),
         "norm_groups": _at_least(1, 8),
         "dropout_rate": _fraction(0.0),
+        "scale_shift": Field(False),
     },
     "transformer": {
         "source_vocab_size": _at_least(0, 32000),

@@ -13,7 +13,7 @@ from zoo.models.text_to_image import from_patches, to_patches
 from zoo.pretrained import unet_table
 
 
-def reference(features, attention, layers):
+def reference(features, attention, layers, scale_shift):
     torch, diffusers = peers.torch(), peers.diffusers()
     torch.manual_seed(0)
     kinds = ["CrossAttn" if a else "" for a in attention]
@@ -23,6 +23,7 @@ def reference(features, attention, layers):
         up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         layers_per_block=layers, cross_attention_dim=6, attention_head_dim=2, norm_num_groups=2,
         class_embed_type="identity",
+        resnet_time_scale_shift="scale_shift" if scale_shift else "default",
     )  # fmt: skip
     for parameter in model.parameters():
         if parameter.dim() == 1:
@@ -56,19 +57,21 @@ def normal(*shape, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("features", "attention", "layers", "size", "masked"),
+    ("features", "attention", "layers", "size", "masked", "scale_shift"),
     [
-        ((4, 8), (False, True), 1, (4, 2), True),
-        pytest.param((4, 4), (True, False), 2, (2, 2), False, marks=pytest.mark.long),
+        ((4, 8), (False, True), 1, (4, 2), True, False),
+        ((4,), (False,), 1, (2, 2), True, True),
+        pytest.param((4, 4), (True, False), 2, (2, 2), False, True, marks=pytest.mark.long),
     ],
 )
-def test_it_computes_what_diffusers_does(features, attention, layers, size, masked):
+def test_it_computes_what_diffusers_does(features, attention, layers, size, masked, scale_shift):
     torch = peers.torch()
     counts = np.array([[1, 1, 1], [1, 0, 0]], bool)
     step = np.array([3, 700])
     ours = UNet(
-        features=features, attention=attention, layers_per_level=layers, num_heads=2, norm_groups=2
-    )
+        features=features, attention=attention, layers_per_level=layers, num_heads=2,
+        norm_groups=2, scale_shift=scale_shift,
+    )  # fmt: skip
 
     def theirs(model, image, context, vector):
         mask = torch.tensor(counts) if masked else None
@@ -79,7 +82,7 @@ def test_it_computes_what_diffusers_does(features, attention, layers, size, mask
 
     parity.check_parity(
         _Fixed(ours, step),
-        reference(features, attention, layers),
+        reference(features, attention, layers, scale_shift),
         unet_table(features, attention, layers),
         normal(2, *size, 3),
         normal(2, 3, 6, seed=1),

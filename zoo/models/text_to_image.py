@@ -32,6 +32,7 @@ class TextToImage(nn.Module):
         num_heads: see ``UNet``.
         norm_groups: see ``UNet``.
         dropout_rate: of both networks.
+        scale_shift: see ``UNet``.
     """
 
     vocab_size: int = 256
@@ -47,6 +48,7 @@ class TextToImage(nn.Module):
     num_heads: int = 4
     norm_groups: int = 8
     dropout_rate: float = 0.0
+    scale_shift: bool = False
 
     def setup(self) -> None:
         """Makes both networks."""
@@ -71,6 +73,7 @@ class TextToImage(nn.Module):
             num_heads=self.num_heads,
             norm_groups=self.norm_groups,
             dropout_rate=self.dropout_rate,
+            scale_shift=self.scale_shift,
         )
 
     def __call__(

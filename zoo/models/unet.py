@@ -21,19 +21,28 @@ class ResidualBlock(nn.Module):
         features: channels of the result.
         norm_groups: groups of the normalisations.
         dropout_rate: share of the second convolution's input that is set to zero in training.
+        scale_shift: whether the time scales and shifts what is normalised (Dhariwal and Nichol
+            2021, section 3), instead of being added before.
     """
 
     features: int
     norm_groups: int
     dropout_rate: float
+    scale_shift: bool
 
     @nn.compact
     def __call__(self, x: Image, time: Vector, *, train: bool) -> Image:
         """Adds what the convolutions find."""
         y = jax.nn.silu(GroupNorm(self.norm_groups, name="norm1")(x))
         y = Conv(self.features, 3, padding=1, name="conv1")(y)
-        y = y + Linear(self.features, name="time")(jax.nn.silu(time))[:, None, None]
-        y = jax.nn.silu(GroupNorm(self.norm_groups, name="norm2")(y))
+        norm2 = GroupNorm(self.norm_groups, name="norm2")
+        width = 2 * self.features if self.scale_shift else self.features
+        time = Linear(width, name="time")(jax.nn.silu(time))[:, None, None]
+        if self.scale_shift:
+            scale, shift = jnp.split(time, 2, axis=-1)
+            y = jax.nn.silu(norm2(y) * (1 + scale) + shift)
+        else:
+            y = jax.nn.silu(norm2(y + time))
         y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
         y = Conv(self.features, 3, padding=1, name="conv2")(y)
         if x.shape[-1] != self.features:
@@ -94,6 +103,7 @@ class UNet(nn.Module):
         num_heads: number of attention heads; divides the features where there is attention.
         norm_groups: groups of the normalisations.
         dropout_rate: share of the second convolutions' inputs that is set to zero in training.
+        scale_shift: see ``ResidualBlock`` (``resnet_time_scale_shift="scale_shift"``).
     """
 
     channels: int = 3
@@ -103,6 +113,7 @@ class UNet(nn.Module):
     num_heads: int = 8
     norm_groups: int = 32
     dropout_rate: float = 0.0
+    scale_shift: bool = False
 
     @nn.compact
     def __call__(
@@ -142,7 +153,9 @@ class UNet(nn.Module):
             )
 
         def block(name: str, x: Image, features: int) -> Image:
-            made = ResidualBlock(features, self.norm_groups, self.dropout_rate, name=name)
+            made = ResidualBlock(
+                features, self.norm_groups, self.dropout_rate, self.scale_shift, name=name
+            )
             return made(x, time, train=train)
 
         def attend(name: str, x: Image) -> Image:
