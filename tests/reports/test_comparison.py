@@ -47,9 +47,7 @@ def test_each_run_has_a_column_and_what_it_lacks_is_a_dash(tmp_path):
 def test_the_command_draws_them(tmp_path, capsys):
     runs = [make_run(tmp_path / name, loss=1.0, gradient_by_distance=[1, 0.1]) for name in "ab"]
     out = tmp_path / "new" / "both.png"
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["report", *map(str, runs), "--out", str(out)])
-    assert not ended.value.code
+    cli.main(["report", *map(str, runs), "--out", str(out)])
     assert "curves in" in capsys.readouterr().out
     assert np.asarray(Image.open(out)).std() > 0
 
