@@ -124,9 +124,10 @@ def test_ddpm_is_diffusers_step_by_step(name, prediction, steps, clip, monkeypat
 @every_schedule
 @every_prediction
 @pytest.mark.parametrize(
-    ("steps", "clip", "eta"), [(7, None, 0.0), (50, 1.0, 0.0), (20, None, 0.7)]
+    ("steps", "clip", "eta", "from_clipped"),
+    [(7, None, 0.0, False), (50, 1.0, 0.0, False), (20, None, 0.7, False), (20, 1.0, 0.7, True)],
 )
-def test_ddim_is_diffusers_step_by_step(name, prediction, steps, clip, eta):
+def test_ddim_is_diffusers_step_by_step(name, prediction, steps, clip, eta, from_clipped):
     torch = peers.torch()
     with jax.enable_x64(True):
         theirs, ours = theirs_and_ours("DDIMScheduler", name, prediction, steps, clip)
@@ -137,11 +138,12 @@ def test_ddim_is_diffusers_step_by_step(name, prediction, steps, clip, eta):
             predicted, noise = normal(2, 3, 3, seed=1 + i), normal(2, 3, 3, seed=100 + i)
             expected = theirs.step(
                 torch.tensor(predicted), int(step), torch.tensor(noisy), eta=eta,
+                use_clipped_model_output=from_clipped,
                 **({"variance_noise": torch.tensor(noise)} if eta else {}),
             ).prev_sample.numpy()  # fmt: skip
             made = ddim_step(
                 ours, predicted, noisy, step, step - 1000 // steps, noise,
-                prediction=prediction, clip=clip, eta=eta,
+                prediction=prediction, clip=clip, eta=eta, noise_from_clipped=from_clipped,
             )  # fmt: skip
             np.testing.assert_allclose(made, expected, rtol=1e-9, atol=1e-9)
             noisy = expected if clip else noisy

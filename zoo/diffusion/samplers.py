@@ -78,11 +78,11 @@ def ddim_step(
     eta: float = 0.0,
     prediction: str = "epsilon",
     clip: float | None = None,
+    noise_from_clipped: bool = False,
 ) -> Images:
     """Goes to ``x_previous`` without, or with some, new noise (Song et al. 2021, equation 12).
 
-    As diffusers' ``DDIMScheduler`` with ``set_alpha_to_one=True`` and, where ``clip`` is given,
-    ``use_clipped_model_output=False``.
+    As diffusers' ``DDIMScheduler`` with ``set_alpha_to_one=True``.
 
     Args:
         schedule: the forward process.
@@ -94,8 +94,13 @@ def ddim_step(
         eta: 0: the same noise gives the same image; 1: as much new noise as DDPM.
         prediction: see ``NoiseSchedule.target``.
         clip: largest absolute value of the predicted clean images; None: any.
+        noise_from_clipped: whether the noise is what remains of ``noisy`` without the clipped
+            images (``use_clipped_model_output``). With much guidance the predicted noise is more
+            than there is, and piles up.
     """
     images, direction = _predicted(schedule, predicted, noisy, step, prediction, clip)
+    if noise_from_clipped:
+        _, direction = _predicted(schedule, images, noisy, step, "sample", None)
     left, left_previous = _left(schedule, step), _left(schedule, previous)
     variance = (1 - left_previous) / (1 - left) * (1 - left / left_previous)
     deviation = eta * jnp.sqrt(variance)
@@ -129,6 +134,8 @@ def sample(
 ) -> Images:
     """Draws images, from noise to the end; can be compiled.
 
+    With DDIM the noise comes from the clipped images, see ``ddim_step``.
+
     Args:
         denoise: the network, guidance included.
         schedule: the forward process that it was trained on.
@@ -156,7 +163,7 @@ def sample(
         options: dict[str, Any] = {"prediction": prediction, "clip": clip}
         if sampler == "ddpm":
             return ddpm_step(*arguments, **options), None
-        return ddim_step(*arguments, eta=eta, **options), None
+        return ddim_step(*arguments, eta=eta, noise_from_clipped=True, **options), None
 
     images, _ = jax.lax.scan(body, jax.random.normal(first_key, shape), jnp.asarray(visited))
     return images

@@ -109,14 +109,15 @@ class Checkpoints:
 
 
 def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
-    if read_only:
-        options = ocp.CheckpointManagerOptions(read_only=True)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     # orbax refuses relative paths.
-    with _errors_only() if read_only else contextlib.nullcontext():
-        return ocp.CheckpointManager(folder.absolute(), options=options)
+    folder = folder.absolute()
+    if read_only:
+        with _errors_only():
+            options = ocp.CheckpointManagerOptions(read_only=True)
+            return ocp.CheckpointManager(folder, options=options)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 @contextlib.contextmanager
