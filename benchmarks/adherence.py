@@ -12,18 +12,29 @@ first command trains the judge, the second packs its weights into ``benchmarks/j
 """
 
 import argparse
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Array, Float32, Int, Int32, UInt8
 
 import zoo
 from benchmarks import machine
 from zoo import inference
-from zoo.data.scenes import COLORS, PLACES, SIDE, Scenes, read_color, read_place, to_pixels
+from zoo.data.scenes import (
+    COLORS,
+    PLACES,
+    SIDE,
+    Scenes,
+    read_color,
+    read_place,
+    to_network,
+    to_pixels,
+)
 from zoo.errors import UserError
 from zoo.models import CNN
 from zoo.pretrained import cnn_table, from_reference, to_reference
@@ -55,13 +66,17 @@ def load_judge(path: Path = JUDGE) -> tuple[CNN, dict[str, Any]]:
     return module, {"params": from_reference(weights, cnn_table(SIDE), like)}
 
 
-def read_digits(
-    images: Float32[np.ndarray, "images height width 3"],
-) -> Int[np.ndarray, " images"]:
-    """Returns the digit that the judge sees in each image between -1 and 1."""
+@functools.cache
+def digit_reader() -> Callable[[Float32[np.ndarray, "n height width 3"]], Int[Array, " n"]]:
+    """Returns the judge, compiled once: the digits that it sees in images between -1 and 1."""
     module, variables = load_judge()
-    logits = jax.jit(module.apply)(variables, images)
-    return np.asarray(logits).argmax(axis=-1)
+
+    @jax.jit
+    def read(images: Float32[Array, "n height width 3"]) -> Int[Array, " n"]:
+        logits: Any = module.apply(variables, images)
+        return logits.argmax(axis=-1)
+
+    return read
 
 
 def judge(
@@ -75,7 +90,7 @@ def judge(
     """
     # Both kinds of images come as pixels, so that rounding to them favours neither.
     right = {
-        "digit": read_digits(images.astype(np.float32) / 127.5 - 1) == scenes["digit"],
+        "digit": np.asarray(digit_reader()(to_network(images))) == scenes["digit"],
         "color": np.array([read_color(i) for i in images]) == np.array([*COLORS])[scenes["color"]],
         "place": np.array([read_place(i) for i in images]) == np.array([*PLACES])[scenes["place"]],
     }

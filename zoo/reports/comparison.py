@@ -49,10 +49,9 @@ def comparison_table(reports: Mapping[str, Report]) -> Table:
             "examples per second": f"{report['examples_per_second']:.0f}",
             **{f"test {m}": f"{value:.4f}" for m, value in report["metrics"]["test"].items()},
         }
-        best = report.get("best", {})
         numbers |= {
             f"best validation {metric}": f"{value:.4f}"
-            for metric, value in best.items()
+            for metric, value in report["best"].items()
             if metric != "step" and value is not None
         }
         gradient = report.get("gradient_by_distance")
