@@ -6,6 +6,8 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.torch_peers import make_torchvision_importable
+
 
 def peer(name: str) -> ModuleType:
     """Imports a peer; where it is absent the test skips with the reason, in CI it fails."""
@@ -25,11 +27,8 @@ def torch() -> ModuleType:
 
 def torchvision() -> ModuleType:
     """torchvision beside a CPU build of PyTorch that lacks its compiled operators."""
-    library = torch().library
-    for operator in ("nms", "qnms"):
-        qualified = f"torchvision::{operator}"
-        if not _defined(qualified):
-            library.define(qualified, "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    torch()
+    make_torchvision_importable()
     return peer("torchvision")
 
 
@@ -43,8 +42,3 @@ def diffusers() -> ModuleType:
     """diffusers, which imports transformers where that is installed."""
     torchvision()
     return peer("diffusers")
-
-
-def _defined(qualified: str) -> bool:
-    namespace, operator = qualified.split("::")
-    return hasattr(getattr(torch().ops, namespace), operator)

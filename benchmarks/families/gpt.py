@@ -19,6 +19,7 @@ from benchmarks.families.sides import (
     torch_step,
     write,
 )
+from benchmarks.torch_peers import make_torchvision_importable
 from zoo.decoding import greedy
 from zoo.models import GPT
 from zoo.pretrained import gpt_table
@@ -176,6 +177,7 @@ def _read(folder: Path, dtype: str) -> Any:
 
 
 def _theirs() -> Any:
+    make_torchvision_importable()
     from transformers import GPT2Config, GPT2LMHeadModel
 
     # The token that would end a text is outside the vocabulary: none ends.

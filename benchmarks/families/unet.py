@@ -19,6 +19,7 @@ from benchmarks.families.sides import (
     torch_step,
     write,
 )
+from benchmarks.torch_peers import make_torchvision_importable
 from zoo.diffusion import make_noise_schedule, sample
 from zoo.losses import mean_squared_error
 from zoo.models import UNet
@@ -108,6 +109,8 @@ class Sampling:
     def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """Diffusers' model and scheduler."""
         import torch
+
+        make_torchvision_importable()
         from diffusers import DDIMScheduler
 
         model = _theirs()
@@ -168,6 +171,7 @@ def _read(folder: Path, dtype: str) -> Any:
 
 
 def _theirs() -> Any:
+    make_torchvision_importable()
     from diffusers import UNet2DConditionModel
 
     kinds = ["CrossAttn" if attends else "" for attends in ATTENTION]
