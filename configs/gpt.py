@@ -8,7 +8,8 @@ text, the last 10 %, is here the splits validation and test together:
     zoo evaluate --workdir runs/gpt --split validation+test
 
 Expected, on two cores: 2.5 minutes, 1.90 nats a character on validation+test (seeds 0 to 2); the
-same recipe written in PyTorch gave 1.91.
+same recipe written in PyTorch gave 1.91. With `--config.train.ema_decay=0.99`, a moving average of
+the parameters that is no part of the recipe, it is 1.895 (seed 0).
 """
 
 from ml_collections import ConfigDict
