@@ -7,8 +7,8 @@
 Truncated back-propagation through time: each of the 32 rows of a batch reads a stretch of the text
 of its own, 128 characters at a time, and goes on with the state in which it ended.
 
-Expected, on two cores (seed 0), in nats a character on the validation split: LSTM 1.47 in 10 minutes,
-GRU 1.43 in 11, the plain recurrence 1.56 in 4.
+Expected, on two cores, in nats a character on the validation split (seed 0): LSTM 1.47 in 10
+minutes, GRU 1.43 in 11, the plain recurrence 1.56 in 4.
 """
 
 from ml_collections import ConfigDict
