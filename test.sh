@@ -93,6 +93,13 @@ if $relock || [[ "$(cat "$venv/stamp" 2> /dev/null)" != "$(stamp)" ]]; then
     stamp > "$venv/stamp"
 fi
 
+# For the test of the report page, which is skipped without it, but not in CI.
+if ! command -v chromium > /dev/null && [[ "$(id -u)" == 0 ]] && command -v apt-get > /dev/null; then
+    say "apt-get install chromium"
+    { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; } \
+        > /dev/null || echo "could not be installed"
+fi
+
 run ruff check
 run ruff format --check
 run mypy

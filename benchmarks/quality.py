@@ -40,6 +40,7 @@ class Quality:
         split: of its own data, on which the checkpoint is evaluated.
         most_seeds: 1 where a run takes much longer than five minutes on two cores.
         variant: of the config.
+        prepared: whether it trains on a prepared TFDS data set, from ``--data_dir``.
         judge: measures a run's folder, by test set, in place of the report's own metrics.
     """
 
@@ -50,6 +51,7 @@ class Quality:
     split: str = "test"
     most_seeds: int = 3
     variant: str = ""
+    prepared: bool = False
     judge: Callable[[str], dict[str, dict[str, float]]] | None = None
 
     @property
@@ -71,6 +73,16 @@ class Quality:
 
 CONFIGS = (
     Quality("cnn", metric="accuracy", data="mnist_subset", others=("mnist",)),
+    Quality("resnet", metric="accuracy", data="mnist_subset", most_seeds=1),
+    Quality(
+        "resnet",
+        variant="cifar10",
+        metric="accuracy",
+        data="cifar10",
+        most_seeds=1,
+        prepared=True,
+    ),
+    Quality("vit", metric="accuracy", data="mnist_subset", most_seeds=1),
     Quality("lstm", metric="loss", data="tiny_shakespeare", split="validation", most_seeds=1),
     *(
         Quality(
@@ -96,7 +108,9 @@ CONFIGS = (
 )
 
 
-def train(quality: Quality, seed: int, overrides: Sequence[str]) -> tuple[Result, str]:
+def train(
+    quality: Quality, seed: int, data_dir: Path | None, overrides: Sequence[str]
+) -> tuple[Result, str]:
     """Trains one seed, or goes on with it; returns its report and its folder.
 
     Raises:
@@ -110,6 +124,7 @@ def train(quality: Quality, seed: int, overrides: Sequence[str]) -> tuple[Result
             f"--config={quality.command}",
             f"--config.seed={seed}",
             f"--workdir={workdir}",
+            *((f"--config.data.data_dir={data_dir}",) if quality.prepared else ()),
             *overrides,
         ]
     )
@@ -126,7 +141,7 @@ def evaluate(workdir: str, split: str, *overrides: str) -> dict[str, float]:
 
 def measure(quality: Quality, seed: int, data_dir: Path | None, overrides: Sequence[str]) -> Result:
     """Trains and evaluates one seed of a config."""
-    report, workdir = train(quality, seed, overrides)
+    report, workdir = train(quality, seed, data_dir, overrides)
     if quality.judge:
         metrics = quality.judge(workdir)
     elif quality.split != "test":
@@ -217,6 +232,9 @@ def main() -> None:
     data_dir = options.data_dir.resolve() if options.data_dir else None
     for quality in CONFIGS:
         if options.only not in (None, quality.name):
+            continue
+        if quality.prepared and not (data_dir and (data_dir / quality.data).is_dir()):
+            print(f"{quality.name} left out: {quality.data} is not in --data_dir={data_dir}")
             continue
         for seed in range(min(options.seeds, quality.most_seeds)):
             result = measure(quality, seed, data_dir, overrides)

@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import json
 import os
+from pathlib import Path
 
 from hypothesis import settings
 
@@ -12,3 +14,33 @@ os.environ["XLA_FLAGS"] = (
 # The same examples every time, and no limit on time: other work on the machine fails no test.
 settings.register_profile("zoo", derandomize=True, deadline=None)
 settings.load_profile("zoo")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--status",
+        metavar="FILE",
+        help="write the largest differences from the references to FILE, by model (without -n)",
+    )
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--status")
+    if not path:
+        return
+    import parity
+
+    status = {}
+    for one in parity.MEASURED:
+        known = status.setdefault(
+            one["model"],
+            {"reference": one["reference"], "arrays": 0, "training": False}
+            | {kind: {"float64": 0.0, "float32": 0.0} for kind in ("forward", "gradient")},
+        )
+        known["arrays"] += one["arrays"]
+        known["training"] |= one["train"]
+        for kind in ("forward", "gradient"):
+            for dtype, share in one[kind].items():
+                known[kind][dtype] = max(known[kind][dtype], share)
+    text = json.dumps(dict(sorted(status.items())), indent=2) + "\n"
+    Path(path).write_text(text, encoding="utf-8")

@@ -10,11 +10,17 @@ import numpy as np
 import peers
 from jaxtyping import Shaped
 
-from zoo.pretrained import from_reference, to_reference
+from zoo.pretrained import variables_from_reference, variables_to_reference
 
 IMAGE_AXES = (0, 3, 1, 2)  # from our [batch, height, width, channels] to PyTorch's
 
+# Below it a gradient is zero but for rounding.
+TINY = 1e-12
+
 Results = dict[str, np.ndarray]
+
+# What was compared so far: pytest --status writes it down.
+MEASURED: list[dict[str, Any]] = []
 
 
 def check_parity(
@@ -25,12 +31,15 @@ def check_parity(
     axes: Sequence[int] | None = IMAGE_AXES,
     ours: Callable[..., Any] | None = None,
     theirs: Callable[..., Any] | None = None,
-) -> dict[str, float]:
+    train: bool = False,
+) -> dict[str, dict[str, float]]:
     """Compares outputs, and the gradients of every parameter and input, without dropout.
 
     In float64 each array ``a`` may differ from the reference's ``b`` by ``1e-9 * max|b| + 1e-12``.
     In float32 it may be three times as far from the reference's float64 as its float32 is, or
-    1e-6 of the largest element.
+    1e-6 of the largest element. For gradients that is three times the farthest of the model's
+    arrays: how far a single one is, is chance, and of a hundred arrays some are lucky in one of two
+    correct programs.
 
     Args:
         module: a linen module.
@@ -40,63 +49,100 @@ def check_parity(
         axes: the order of our inputs' axes in the reference's; None: the same.
         ours: ``(apply, *inputs) -> output``; None: ``apply(*inputs)``.
         theirs: ``(reference, *tensors) -> output``; None: ``reference(*tensors)``.
+        train: as in training, of modules without dropout: the third of three passes, and what
+            batch normalisations keep after it.
 
     Returns:
-        The largest differences as shares of the largest elements: ``float64`` and ``float32``.
+        The largest differences as shares of the largest elements, by ``forward`` and ``gradient``
+        (with it what normalisations keep), then ``float64`` and ``float32``.
 
     Raises:
         AssertionError: the largest differences are too large; all are listed.
     """
     ours = ours or (lambda apply, *inputs: apply(*inputs))
     theirs = theirs or (lambda reference, *tensors: reference(*tensors))
-    exact = computed_by_reference(reference, inputs, axes, np.float64, theirs)
-    single = computed_by_reference(reference, inputs, axes, np.float32, theirs)
+    exact = computed_by_reference(reference, inputs, axes, np.float64, theirs, train)
+    single = computed_by_reference(reference, inputs, axes, np.float32, theirs, train)
     with jax.enable_x64(True):
-        ours64 = computed_by_ours(module, reference, table, inputs, axes, np.float64, ours)
-    ours32 = computed_by_ours(module, reference, table, inputs, axes, np.float32, ours)
+        ours64 = computed_by_ours(module, reference, table, inputs, axes, np.float64, ours, train)
+    ours32 = computed_by_ours(module, reference, table, inputs, axes, np.float32, ours, train)
     assert set(ours64) == set(ours32) == set(exact)
     wrong = []
-    shares = {"float64": 0.0, "float32": 0.0}
+    worst = {True: 0.0, False: 0.0}
+    for name, b in exact.items():
+        if np.abs(b).max() >= TINY:
+            share = distance(single[name], b) / np.abs(b).max()
+            worst[name == "output"] = max(worst[name == "output"], share)
+    shares = {kind: {"float64": 0.0, "float32": 0.0} for kind in ("forward", "gradient")}
     for name, b in exact.items():
         largest = np.abs(b).max()
-        if name.endswith("bias") and largest < 1e-12:
+        if name.endswith("bias") and largest < TINY:
             continue  # the gradient of a key's bias: the softmax takes it away
         assert largest > 0, f"{name} is zero everywhere: comparing it shows nothing"
         off64, off32 = distance(ours64[name], b), distance(ours32[name], b)
         if off64 > 1e-9 * largest + 1e-12:
             wrong.append(f"{name} in float64: {off64:.2g} of {largest:.2g}")
-        if off32 > max(3 * distance(single[name], b), 1e-6 * largest):
+        if off32 > max(3 * worst[name == "output"], 1e-6) * largest:
             wrong.append(
                 f"{name} in float32: {off32:.2g}, the reference "
-                f"{distance(single[name], b):.2g} of {largest:.2g}"
+                f"{distance(single[name], b):.2g} of {largest:.2g}, and "
+                f"{worst[name == 'output']:.2g} of its worst"
             )
-        shares["float64"] = max(shares["float64"], off64 / largest)
-        shares["float32"] = max(shares["float32"], off32 / largest)
+        kind = shares["forward" if name == "output" else "gradient"]
+        kind["float64"] = max(kind["float64"], off64 / largest)
+        kind["float32"] = max(kind["float32"], off32 / largest)
     assert not wrong, "; ".join(wrong)
+    MEASURED.append(
+        {
+            "model": type(module).__name__,
+            "reference": _described(type(reference)),
+            "train": train,
+            "arrays": len(exact),
+            **shares,
+        }
+    )
     # `pytest -s` shows them.
     print(
-        f"\nparity: {type(module).__name__} and {type(reference).__name__}, {len(exact)} arrays: "
-        f"float64 {shares['float64']:.1e}, float32 {shares['float32']:.1e} of the largest"
+        f"\nparity{' in training' if train else ''}: {type(module).__name__} and "
+        f"{type(reference).__name__}, {len(exact)} arrays: "
+        + ", ".join(
+            f"{kind} {of['float64']:.1e} in float64 and {of['float32']:.1e} in float32"
+            for kind, of in shares.items()
+        )
+        + " of the largest"
     )
     return shares
 
 
 def computed_by_reference(
-    reference: Any, inputs: Sequence[np.ndarray], axes: Any, dtype: Any, call: Callable
+    reference: Any,
+    inputs: Sequence[np.ndarray],
+    axes: Any,
+    dtype: Any,
+    call: Callable,
+    train: bool = False,
 ) -> Results:
-    """Returns ``output``, gradients of inputs (``input``, ``input1``, …) and of parameters."""
+    """Returns ``output``, gradients of inputs (``input``, ``input1``, …) and of parameters.
+
+    In training also the running statistics.
+    """
     torch = peers.torch()
-    module = copy.deepcopy(reference).to(getattr(torch, np.dtype(dtype).name)).eval()
+    module = copy.deepcopy(reference).to(getattr(torch, np.dtype(dtype).name)).train(train)
     tensors = []
     for array in inputs:
         arranged = array.transpose(axes) if axes else array
         tensor = torch.from_numpy(np.array(_cast(arranged, dtype)))
         tensors.append(tensor.requires_grad_() if array.dtype == np.float32 else tensor)
+    for _ in range(2 if train else 0):
+        call(module, *tensors)
     output = call(module, *tensors)
     output.backward(torch.from_numpy(_cotangent(output.shape).astype(dtype)))
     gradients = {name: p.grad.numpy() for name, p in module.named_parameters()}
     of_inputs = [tensor.grad.numpy() for tensor in tensors if tensor.requires_grad]
-    return {"output": output.detach().numpy()} | _named(of_inputs) | gradients
+    statistics = {
+        name: array.numpy() for name, array in module.named_buffers() if train and array.ndim
+    }
+    return {"output": output.detach().numpy()} | _named(of_inputs) | gradients | statistics
 
 
 def computed_by_ours(
@@ -107,35 +153,72 @@ def computed_by_ours(
     axes: Any,
     dtype: Any,
     call: Callable,
+    train: bool = False,
 ) -> Results:
     """Returns the same as ``computed_by_reference``, in its names and layouts."""
     arrays = [_cast(array, dtype) for array in inputs]
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), *arrays))
-    weights = {name: p.detach().numpy().astype(dtype) for name, p in reference.named_parameters()}
-    params = from_reference(weights, table, variables["params"])
+    weights = {
+        name: _cast(array.detach().numpy(), dtype)
+        for name, array in (*reference.named_parameters(), *reference.named_buffers())
+        if name in {entry.reference for entry in table}
+    }
+    variables = variables_from_reference(weights, table, variables)
+    params = variables.pop("params")
     differentiable = [i for i, array in enumerate(inputs) if array.dtype == np.float32]
 
-    def forward(params: Any, floats: Any) -> Any:
+    def forward(params: Any, floats: Any, state: Any) -> Any:
         given = list(arrays)
         for i, array in zip(differentiable, floats, strict=True):
             given[i] = array
-        return call(lambda *a, **k: module.apply({"params": params}, *a, **k), *given)
+        kept = [state]
+
+        def apply(*a: Any, **k: Any) -> Any:
+            if not train:
+                return module.apply({"params": params, **state}, *a, **k)
+            output, kept[0] = module.apply(
+                {"params": params, **state}, *a, train=True, mutable=list(state), **k
+            )
+            return output
+
+        return call(apply, *given), kept[0]
 
     floats = [arrays[i] for i in differentiable]
-    shape = jax.eval_shape(forward, params, floats).shape
+    shape = jax.eval_shape(forward, params, floats, variables)[0].shape
 
     @jax.jit
-    def forward_and_backward(params: Any, floats: Any, cotangent: Any) -> Any:
-        output, backward = jax.vjp(forward, params, floats)
-        return output, *backward(cotangent)
+    def forward_and_backward(params: Any, floats: Any, state: Any, cotangent: Any) -> Any:
+        for _ in range(2 if train else 0):
+            _, state = forward(params, floats, state)
+        output, backward, state = jax.vjp(
+            lambda params, floats: forward(params, floats, state), params, floats, has_aux=True
+        )
+        return output, state, *backward(cotangent)
 
     with jax.default_matmul_precision("highest"):
-        output, gradients, of_inputs = forward_and_backward(
-            params, floats, _cotangent(shape).astype(dtype)
+        output, state, gradients, of_inputs = forward_and_backward(
+            params, floats, variables, _cotangent(shape).astype(dtype)
         )
     assert output.dtype == dtype
     of_inputs = [np.asarray(g).transpose(axes) if axes else np.asarray(g) for g in of_inputs]
-    return {"output": np.asarray(output)} | _named(of_inputs) | to_reference(gradients, table)
+    statistics = to_reference_names(table, state) if train else {}
+    return (
+        {"output": np.asarray(output)}
+        | _named(of_inputs)
+        | to_reference_names(table, {"params": gradients})
+        | statistics
+    )
+
+
+def to_reference_names(table: Any, collections: Any) -> Results:
+    """Returns some collections, such as gradients, in the reference's names and layouts."""
+    paths = {
+        "/".join(key.key for key in path)
+        for collection in collections.values()
+        for path, _ in jax.tree_util.tree_leaves_with_path(collection)
+    }
+    part = [entry for entry in table if entry.ours in paths]
+    return variables_to_reference(collections, part)
 
 
 def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
@@ -144,6 +227,12 @@ def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 def _named(of_inputs: Sequence[np.ndarray]) -> Results:
     return {f"input{i or ''}": array for i, array in enumerate(of_inputs)}
+
+
+def _described(reference: type) -> str:
+    library = reference.__module__.partition(".")[0]
+    # A class that a test writes, such as the seed's.
+    return f"{'PyTorch' if library.startswith('test_') else library} {reference.__name__}"
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

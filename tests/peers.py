@@ -42,3 +42,9 @@ def diffusers() -> ModuleType:
     """diffusers, which imports transformers where that is installed."""
     torchvision()
     return peer("diffusers")
+
+
+def timm() -> ModuleType:
+    """timm, which imports torchvision."""
+    torchvision()
+    return peer("timm")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from zoo.errors import UserError
 
-__all__ = ["UserError", "create_model", "list_models", "load", "run"]
+__all__ = ["UserError", "create_model", "from_pretrained", "list_models", "load", "run"]
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -> dict[str, Any]:
@@ -35,6 +35,13 @@ def create_model(name: str, **overrides: Any) -> Any:
     from zoo import models
 
     return models.create_model(name, **overrides)
+
+
+def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> Any:
+    """Returns a model with published weights: see ``zoo.pretrained.from_pretrained``."""
+    from zoo import pretrained
+
+    return pretrained.from_pretrained(name, path_or_hub_id, **overrides)
 
 
 def list_models(pattern: str = "*") -> list[str]:

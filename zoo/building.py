@@ -16,13 +16,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zoo import config as configs
-from zoo import data
+from zoo import data, finetuning
 from zoo.errors import UserError
 from zoo.models import create_model
 from zoo.tasks import Task, make_task
+from zoo.tasks.language_modelling import CARRY
 from zoo.training import loop
 from zoo.training.evaluation import compile_evaluation, evaluate_split
-from zoo.training.optimizers import make_optimizer
+from zoo.training.optimizers import freeze, make_optimizer
 from zoo.training.schedules import make_schedule
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import make_train_step
@@ -135,6 +136,8 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Parts:
         rms_decay=optimizer.rms_decay,
         centered=optimizer.centered,
     )
+    if config.freeze:
+        chain = freeze(chain, config.freeze)
     train_step = make_train_step(
         task.loss,
         chain,
@@ -154,6 +157,38 @@ def init_state(parts: Parts) -> TrainState:
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), train_shapes(parts))
     variables = parts.task.init(init_key, example)
     return create_state(variables, parts.optimizer, run_key, ema=parts.config.train.ema_decay > 0)
+
+
+def started(parts: Parts, state: TrainState) -> tuple[TrainState, list[str]]:
+    """Returns the state of step 0 with the weights that ``init_from`` names, and lines that say so.
+
+    Raises:
+        UserError: the weights do not fit, or ``reset`` or ``freeze`` match nothing.
+    """
+    config, said = parts.config, []
+    if config.freeze:
+        said.append(finetuning.frozen_paths(state.params, config.freeze)[1])
+    if not config.init_from:
+        return state, said
+    # What a task keeps beside the model's own collections, such as rows' states, is not in files.
+    collections = {name: v for name, v in state.model_state.items() if name != CARRY}
+    variables, line = finetuning.start_from(
+        config.init_from,
+        config.model.name,
+        parts.task.model,
+        {"params": state.params} | collections,
+        reset=config.reset,
+    )
+    params = variables.pop("params")
+    return (
+        dataclasses.replace(
+            state,
+            params=params,
+            model_state={**state.model_state, **variables},
+            ema_params=None if state.ema_params is None else jax.tree.map(jnp.array, params),
+        ),
+        [line, *said],
+    )
 
 
 def choose_platform(platform: str) -> None:

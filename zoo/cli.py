@@ -23,8 +23,9 @@ def _main(arguments: Sequence[str]) -> None:
     if overrides and options.command != "evaluate":
         raise UserError(f"zoo {options.command} takes no {overrides[0]}")
     commands_by_name: dict[str, Callable[[], None]] = {
-        "list": lambda: _list(options.pattern),
+        "list": lambda: _list(options.pattern, names_only=options.names),
         "evaluate": lambda: _evaluate(options, overrides),
+        "export": lambda: _export(options),
         "generate": lambda: _generate(options),
         "predict": lambda: _predict(options),
         "sample": lambda: _sample(options),
@@ -34,11 +35,27 @@ def _main(arguments: Sequence[str]) -> None:
     commands_by_name[options.command]()
 
 
-def _list(pattern: str) -> None:
+def _list(pattern: str, *, names_only: bool) -> None:
     from zoo.models import list_models
 
-    for name in list_models(pattern):
-        print(name)
+    if names_only:
+        for name in list_models(pattern):
+            print(name)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from zoo.inference import describe_models
+
+    table = Table()
+    for title in ("model", "parameters", "GFLOP forward", "input", "verified against"):
+        table.add_column(title, justify="left" if title in ("model", "input") else "right")
+    for row in describe_models(pattern):
+        table.add_row(
+            row["name"], f"{row['parameters']:,}", f"{row['gflop']:.3g}", row["input"],
+            row["verified"],
+        )  # fmt: skip
+    Console(soft_wrap=True).print(table)
 
 
 def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -56,6 +73,12 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     for name, value in result["metrics"].items():
         print(f"{name} {value:.4f}")
     print(result.get("text", ""))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from zoo import inference
+
+    print(inference.export(options.workdir, options.out, checkpoint=options.checkpoint))
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -81,6 +104,15 @@ def _predict(options: argparse.Namespace) -> None:
     from zoo import inference
 
     loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
+    if loaded.config.task.name == "classification":
+        likeliest = inference.predict_classes(loaded, options.inputs)
+        for file, classes in zip(options.inputs, likeliest, strict=True):
+            if options.json:
+                print(json.dumps({"input": file, "classes": dict(classes)}, ensure_ascii=False))
+            else:
+                shown = ", ".join(f"{name} {100 * share:.1f}%" for name, share in classes)
+                print(f"{file}\t{shown}")
+        return
     made = inference.predict_targets(loaded, options.inputs, num_beams=options.num_beams)
     for source, target in zip(options.inputs, made, strict=True):
         if options.json:
@@ -107,16 +139,26 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    out = _png(options.out)
+    out = Path(options.out)
+    if out.suffix.lower() != ".html":
+        raise UserError(f"--out={out} must end in .html")
     from rich.console import Console
 
-    from zoo.reports.comparison import comparison_table, plot_comparison, read_reports
+    from zoo.reports import comparison
+    from zoo.reports.page import write_page
 
     folders = [Path(folder) for folder in options.workdirs]
-    reports = read_reports(folders)
-    Console(soft_wrap=True).print(comparison_table(reports))
-    plot_comparison(out, folders, reports)
-    print(f"curves in {out}")
+    reports = comparison.read_reports(folders)
+    Console(soft_wrap=True).print(comparison.comparison_table(reports))
+    curves = out.with_suffix(".png")
+    comparison.plot_comparison(curves, folders, reports)
+    write_page(
+        out,
+        dict(zip(reports, folders, strict=True)),
+        comparison=comparison.compared(reports),
+        figures=[("Side by side", curves)],
+    )
+    print(f"page in {out}, curves in {curves}")
 
 
 def _png(given: str) -> Path:
@@ -138,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
 
     lister = subparsers.add_parser("list", help="the names of the models")
     lister.add_argument("pattern", nargs="?", default="*", help="such as 'resnet*'")
+    lister.add_argument("--names", action="store_true", help="the names alone, one a line")
 
     evaluate = subparsers.add_parser(
         "evaluate",
@@ -149,6 +192,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", help="train, validation or test")
     evaluate.add_argument("--checkpoint", choices=("latest", "best"), default="latest")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    export = _of_run(subparsers, "export", "write a run's weights under its reference's names")
+    export.add_argument("--out", default=None, help="the folder; default: export in the run's own")
+    export.add_argument("--format", choices=("safetensors",), default="safetensors")
 
     generate = _of_run(
         subparsers, "generate", "continue a text with a language model of characters"
@@ -166,8 +213,8 @@ def _parser() -> argparse.ArgumentParser:
         },
     )
 
-    predict = _of_run(subparsers, "predict", "the outputs for inputs, such as words' phonemes")
-    predict.add_argument("inputs", nargs="+", help="such as words to pronounce")
+    predict = _of_run(subparsers, "predict", "the outputs for inputs, such as images' classes")
+    predict.add_argument("inputs", nargs="+", help="files of images, or words to pronounce")
     predict.add_argument("--num-beams", type=int, default=None, help="default: the run's own")
     predict.add_argument("--json", action="store_true", help="print one JSON object a line")
 
@@ -191,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         "recurrent models also how the gradient falls with the distance in time.",
     )
     report.add_argument("workdirs", nargs="+", help="the runs' folders")
-    report.add_argument("--out", default="runs/comparison.png", help="the PNG file to write")
+    report.add_argument("--out", default="runs/report.html", help="the HTML file to write")
 
     prepare = subparsers.add_parser(
         "prepare", help="download a data set and write it as a TFDS folder"

@@ -60,9 +60,56 @@ _TOP = {
     "seed": Field(0, "between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32),
     "platform": _choice("auto", "auto", "cpu", "gpu", "tpu"),
     "precision": _choice("float32", "float32", "tf32", "bfloat16"),
+    "init_from": Field(""),
+    "freeze": Field("", "a regular expression", lambda value: _compiles(value)),
+    "reset": Field("", "a regular expression", lambda value: _compiles(value)),
 }
 
 _INITIALIZATIONS = ("pytorch", "lecun_normal", "he_normal", "xavier_uniform")
+
+_CLASSES = {"num_classes": _at_least(0, 1000)}
+
+
+def _counts(default: tuple[int, ...]) -> Field:
+    return Field(
+        default, "numbers, each at least 1", lambda value: len(value) > 0 and min(value) >= 1
+    )
+
+
+def _resnet(stages: tuple[int, ...], *, bottleneck: bool) -> dict[str, Field]:
+    return _CLASSES | {
+        "stages": _counts(stages),
+        "features": _at_least(1, 64),
+        "bottleneck": Field(bottleneck),
+        "stem": _choice("imagenet", "cifar", "imagenet"),
+    }
+
+
+def _vgg(stages: tuple[int, ...], *, batch_norm: bool) -> dict[str, Field]:
+    return _CLASSES | {
+        "stages": _counts(stages),
+        "features": _counts((64, 128, 256, 512, 512)),
+        "batch_norm": Field(batch_norm),
+        "hidden_features": _at_least(1, 4096),
+        "dropout_rate": _fraction(0.5),
+    }
+
+
+def _vit(features: int, layers: int, heads: int) -> dict[str, Field]:
+    return _CLASSES | {
+        "image_size": _at_least(1, 224),
+        "patch_size": _at_least(1, 16),
+        "features": _at_least(1, features),
+        "num_layers": _at_least(1, layers),
+        "num_heads": _at_least(1, heads),
+        "feedforward_features": _at_least(1, 4 * features),
+        "dropout_rate": _fraction(0.0),
+    }
+
+
+def _mobilenet(size: str) -> dict[str, Field]:
+    return _CLASSES | {"size": _choice(size, "large", "small"), "dropout_rate": _fraction(0.2)}
+
 
 # By model: its attributes, with the same defaults as the linen module (a test compares them).
 # A number of classes or symbols that is 0 is taken from the data.
@@ -83,6 +130,42 @@ MODELS: dict[str, dict[str, Field]] = {
         "output_activation": _choice("identity", *_ACTIVATIONS),
         "initialization": _choice("pytorch", *_INITIALIZATIONS),
     },
+    "convnext_tiny": _CLASSES
+    | {
+        "stages": _counts((3, 3, 9, 3)),
+        "features": _counts((96, 192, 384, 768)),
+        "stochastic_depth_rate": _fraction(0.1),
+        "layer_scale": _above_zero(1e-6),
+    },
+    "densenet121": _CLASSES
+    | {
+        "blocks": _counts((6, 12, 24, 16)),
+        "growth": _at_least(1, 32),
+        "features": _at_least(1, 64),
+        "bottleneck": _at_least(1, 4),
+    },
+    "efficientnet_b0": _CLASSES
+    | {
+        "stages": Field(
+            (
+                (1, 3, 1, 16, 1),
+                (6, 3, 2, 24, 2),
+                (6, 5, 2, 40, 2),
+                (6, 3, 2, 80, 3),
+                (6, 5, 1, 112, 3),
+                (6, 5, 2, 192, 4),
+                (6, 3, 1, 320, 1),
+            ),
+            "expansion, kernel, stride, channels and layers of each stage",
+            lambda value: all(len(stage) == 5 and min(stage) >= 1 for stage in value),
+        ),
+        "features": _at_least(1, 32),
+        "last_features": _at_least(1, 1280),
+        "dropout_rate": _fraction(0.2),
+        "stochastic_depth_rate": _fraction(0.2),
+    },
+    "mobilenet_v3_large": _mobilenet("large"),
+    "mobilenet_v3_small": _mobilenet("small"),
     "gpt": {
         "vocab_size": _at_least(0, 50257),
         "context": _at_least(1, 1024),
@@ -92,6 +175,18 @@ MODELS: dict[str, dict[str, Field]] = {
         "dropout_rate": _fraction(0.1),
         "use_bias": Field(True),
     },
+    "resnet18": _resnet((2, 2, 2, 2), bottleneck=False),
+    "resnet34": _resnet((3, 4, 6, 3), bottleneck=False),
+    "resnet50": _resnet((3, 4, 6, 3), bottleneck=True),
+    "resnet101": _resnet((3, 4, 23, 3), bottleneck=True),
+    "resnet152": _resnet((3, 8, 36, 3), bottleneck=True),
+    "vgg11": _vgg((1, 1, 2, 2, 2), batch_norm=False),
+    "vgg11_bn": _vgg((1, 1, 2, 2, 2), batch_norm=True),
+    "vgg16": _vgg((2, 2, 3, 3, 3), batch_norm=False),
+    "vgg16_bn": _vgg((2, 2, 3, 3, 3), batch_norm=True),
+    "vit_b_16": _vit(768, 12, 12),
+    "vit_l_16": _vit(1024, 24, 16),
+    "vit_s_16": _vit(384, 12, 6),
     "rnn": {
         "vocab_size": _at_least(0, 256),
         "cell": _choice("lstm", "gru", "lstm", "rnn", "rnn_relu"),
@@ -144,6 +239,8 @@ TASKS: dict[str, dict[str, Field]] = {
             "cross_entropy", "cross_entropy", "binary_cross_entropy", "mean_squared_error"
         ),
         "label_smoothing": _fraction(0.0),
+        "mixup": _at_least(0, 0.0),
+        "cutmix": _at_least(0, 0.0),
     },
     "diffusion": {
         "noise_schedule": _choice("cosine", "cosine", "linear"),
@@ -164,7 +261,26 @@ TASKS: dict[str, dict[str, Field]] = {
 
 # By task: the models that it trains.
 TASK_MODELS = {
-    "classification": ("cnn",),
+    "classification": (
+        "cnn",
+        "convnext_tiny",
+        "densenet121",
+        "efficientnet_b0",
+        "mobilenet_v3_large",
+        "mobilenet_v3_small",
+        "resnet101",
+        "resnet152",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "vgg11",
+        "vgg11_bn",
+        "vgg16",
+        "vgg16_bn",
+        "vit_b_16",
+        "vit_l_16",
+        "vit_s_16",
+    ),
     "diffusion": ("text_to_image",),
     "language_modelling": ("gpt", "rnn"),
     "sequence_to_sequence": ("transformer",),
@@ -181,16 +297,26 @@ TASK_METRICS = {
 # By task: its kind of data. The first field of each is the name.
 DATA: dict[str, dict[str, Field]] = {
     "classification": {
-        "name": _choice("mnist_subset", "cifar10", "digit_scenes", "mnist", "mnist_subset"),
+        "name": _choice(
+            "mnist_subset",
+            "cifar10",
+            "digit_scenes",
+            "image_folder",
+            "mnist",
+            "mnist_subset",
+            "npz",
+        ),
         "data_dir": Field(""),
         "path": Field(""),
-        "transform": _choice("seed", "seed"),
+        "transform": _choice("seed", "cifar", "imagenet", "seed"),
         "image_size": _at_least(1, 48),
         "mean": Field(0.1307, "finite", math.isfinite),
         "std": _above_zero(0.3081),
         "rotation_degrees": Field(10.0, "between 0 and 180", lambda value: 0 <= value <= 180),
         "brightness": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
         "contrast": Field(0.2, "between 0 and 1", lambda value: 0 <= value <= 1),
+        "rand_augment": _at_least(0, 0),
+        "rand_augment_magnitude": Field(9, "between 0 and 30", lambda value: 0 <= value <= 30),
         "validation_fraction": _fraction(0.0),
     },
     "diffusion": {"name": _choice("digit_scenes", "digit_scenes")},
@@ -447,18 +573,29 @@ def _of_type(path: str, value: Any, default: Any) -> Any:
     elif kind is float:
         fits = isinstance(value, int | float)
     elif kind is tuple:
-        # JSON has lists only.
-        fits = isinstance(value, tuple | list) and all(type(v) is type(default[0]) for v in value)
+        inner = type(default[0])
+        fits = isinstance(value, tuple | list) and all(
+            type(v) is inner or (inner is tuple and type(v) is list) for v in value
+        )
     else:
         fits = isinstance(value, kind)
     if not fits:
         article = "a tuple like " + repr(default) if kind is tuple else f"of type {kind.__name__}"
         raise ConfigError(f"{path}={value!r} must be {article}, not {type(value).__name__}")
-    return kind(value)
+    # JSON has lists only, nested ones too.
+    return _tuples(value) if kind is tuple else kind(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, tuple | list) else value
 
 
 def _check_combinations(config: ConfigDict) -> None:
     optimizer, train, data = config.optimizer, config.train, config.data
+    if config.reset and not config.init_from:
+        raise ConfigError(
+            f"reset={config.reset!r} has no meaning without init_from: nothing else is loaded"
+        )
     if not train.steps and not train.epochs:
         raise ConfigError("train.steps=0 and train.epochs=0: give one of them, at least 1")
     if train.batch_size % train.accumulate:
@@ -497,7 +634,7 @@ def _check_combinations(config: ConfigDict) -> None:
             f"optimizer.schedule={optimizer.schedule!r}: take 'warmup_cosine' or 'inverse_sqrt'"
         )
     if config.task.name == "classification":
-        if config.model.output_activation != "identity":
+        if config.model.get("output_activation", "identity") != "identity":
             raise ConfigError(
                 f"model.output_activation={config.model.output_activation!r}: the loss takes "
                 "logits; train with 'identity'"
@@ -509,6 +646,12 @@ def _check_combinations(config: ConfigDict) -> None:
             )
         if config.model.num_classes == 1:
             raise ConfigError("model.num_classes=1: a classification needs at least 2")
+        if config.model.name.startswith("vit") and config.model.image_size != data.image_size:
+            raise ConfigError(
+                f"model.image_size={config.model.image_size} must be "
+                f"data.image_size={data.image_size}: the positions depend on it"
+            )
+        _check_transform(data)
     if config.model.name not in TASK_MODELS[config.task.name]:
         raise ConfigError(
             f"task.name={config.task.name!r} does not train model.name={config.model.name!r}: it "
@@ -525,7 +668,7 @@ def _check_combinations(config: ConfigDict) -> None:
                 f"model.attention={config.model.attention} must have as many entries as "
                 f"model.features={config.model.features}"
             )
-    if config.model.name in ("gpt", "transformer"):
+    if "num_heads" in config.model and isinstance(config.model.features, int):
         _check_heads(config)
     if config.model.name == "gpt" and (max(data.context, data.eval_context) > config.model.context):
         raise ConfigError(
@@ -548,6 +691,23 @@ def _check_combinations(config: ConfigDict) -> None:
             f"data.validation_fraction={data.validation_fraction}: 'mnist_subset' has a validation "
             "split of its own; leave the field at 0"
         )
+
+
+# Fields of one image transform, which mean nothing to the others.
+_TRANSFORM_FIELDS = {
+    ("seed",): ("mean", "std", "rotation_degrees", "brightness", "contrast"),
+    ("cifar", "imagenet"): ("rand_augment", "rand_augment_magnitude"),
+}
+
+
+def _check_transform(data: ConfigDict) -> None:
+    for owners, names in _TRANSFORM_FIELDS.items():
+        for name in names:
+            if data.transform not in owners and data[name] != DATA["classification"][name].default:
+                raise ConfigError(
+                    f"data.{name}={data[name]} has no meaning for "
+                    f"data.transform={data.transform!r}: it belongs to {' and '.join(owners)}"
+                )
 
 
 def _check_heads(config: ConfigDict) -> None:

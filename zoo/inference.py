@@ -1,6 +1,8 @@
 """What is done with a finished run: load it, evaluate it, and ask it."""
 
 import dataclasses
+import importlib.resources
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from ml_collections import ConfigDict
 
 from zoo import building, data
 from zoo import config as configs
+from zoo.data.folders import read_image
+from zoo.data.images import image_transform
 from zoo.data.pairs import END, encode_source
 from zoo.data.scenes import encode_caption, to_pixels
 from zoo.decoding import beam_search, stream
 from zoo.errors import UserError
+from zoo.flops import count_flops
+from zoo.models import create_model, list_models
+from zoo.pretrained import variables_to_reference
+from zoo.pretrained.files import write_weights
+from zoo.pretrained.published import example_inputs, tables_of
 from zoo.tasks import Diffusion, SequenceToSequence, Task
 from zoo.tasks.language_modelling import CARRY
 from zoo.training.checkpoints import Checkpoints
@@ -44,6 +53,32 @@ class Loaded:
     config: ConfigDict
     task: Task
     step: int
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a classifier's classes, in the order of its logits.
+
+        Raises:
+            UserError: the run is no classifier.
+        """
+        _need(self, "classification", "labels")
+        return self.vocabularies["classes"].symbols
+
+    def preprocess(
+        self, image: UInt8[np.ndarray, "height width channels"]
+    ) -> Float32[np.ndarray, "image_size image_size 3"]:
+        """Prepares an image for a classifier as its evaluation does.
+
+        Raises:
+            UserError: the run is no classifier of images from files.
+        """
+        _need(self, "classification", "preprocess")
+        options = self.config.data.to_dict()
+        if options.pop("name") == "digit_scenes":
+            raise UserError("images cannot be prepared for data.name='digit_scenes': it draws them")
+        transform = image_transform(options.pop("transform"), train=False, **options)
+        example = {"image": image, "label": 0}
+        return transform(example, np.random.default_rng(0))["image"]
 
 
 def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
@@ -104,6 +139,64 @@ def evaluate(
     scores = evaluator.scores(loaded.variables["params"], model_state, split)
     metrics |= scores.pop("metrics", {})
     return {"split": split, "step": loaded.step, "metrics": metrics} | scores
+
+
+def describe_models(pattern: str = "*") -> list[dict[str, Any]]:
+    """Returns what is known of the models whose names match: nothing is computed.
+
+    Each has ``name``, ``parameters``, ``gflop`` (of a forward pass, products and convolutions),
+    ``input`` and ``verified``: what it was compared with, and the largest difference of gradients
+    in float64, by ``zoo/pretrained/verified.json``, which the tests write.
+    """
+    file = importlib.resources.files("zoo.pretrained").joinpath("verified.json")
+    verified = json.loads(file.read_text(encoding="utf-8"))
+    rows = []
+    for name in list_models(pattern):
+        module = create_model(name)
+        inputs = example_inputs(name, module)
+        shapes = jax.eval_shape(lambda m=module, i=inputs: m.init(jax.random.key(0), **i))
+        flops = count_flops(lambda v, m=module, i=inputs: m.apply(v, **i), shapes)
+        known = verified.get(type(module).__name__)
+        checked = f"{known['reference']} ({known['gradient']['float64']:.0e})" if known else "no"
+        rows.append(
+            {
+                "name": name,
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])),
+                "gflop": flops / 1e9,
+                "input": ", ".join(f"{key} {list(x.shape)}" for key, x in inputs.items()),
+                "verified": checked,
+            }
+        )
+    return rows
+
+
+def export(
+    workdir: str | Path, out: str | Path | None = None, *, checkpoint: str = "latest"
+) -> Path:
+    """Writes a run's weights as safetensors under its reference's names, and ``config.json``.
+
+    Args:
+        workdir: the run's folder; it is only read.
+        out: the folder to write to; None: ``export`` in the run's folder.
+        checkpoint: ``latest`` or ``best``.
+
+    Returns:
+        The path of ``model.safetensors``.
+
+    Raises:
+        UserError: there is no such checkpoint, or the model has no table of weights.
+    """
+    loaded = load(workdir, checkpoint=checkpoint)
+    fields = loaded.config.model.to_dict()
+    table, *_ = tables_of(fields["name"], loaded.module).values()
+    description = {
+        "model": fields,
+        "data": loaded.config.data.to_dict(),
+        "labels": {name: list(v.symbols) for name, v in loaded.vocabularies.items()},
+        "step": loaded.step,
+    }
+    arrays = variables_to_reference(loaded.variables, table)
+    return write_weights(Path(out) if out else Path(workdir) / "export", arrays, description)
 
 
 def generate(
@@ -176,6 +269,43 @@ def generate(
         top_p=top_p,
     )
     return (vocabulary.symbols[int(token[0])] for token in new)
+
+
+def predict_classes(
+    loaded: Loaded, files: Sequence[str | Path], *, most: int = 5
+) -> list[list[tuple[str, float]]]:
+    """Returns the likeliest classes of images in files, each with its probability.
+
+    Args:
+        loaded: a run of an image classifier, such as ``configs/cnn.py``.
+        files: the images.
+        most: how many classes of each.
+
+    Raises:
+        UserError: the run is of another task, or a file cannot be read; all those are named.
+    """
+    classes = loaded.labels
+    images, broken = [], []
+    for file in files:
+        try:
+            images.append(loaded.preprocess(read_image(file)))
+        except UserError as error:
+            broken.append(str(error))
+    if broken:
+        raise UserError("\n".join(broken))
+    task: Any = loaded.task
+    state = {name: v for name, v in loaded.variables.items() if name != "params"}
+    predict = jax.jit(
+        lambda image: task.predict(
+            loaded.variables["params"], state, {"image": image}, jax.random.key(0)
+        )["probability"]
+    )
+    # One by one: any number of files with one compilation.
+    probabilities = [np.asarray(predict(image[None]))[0] for image in images]
+    return [
+        [(classes[index], float(row[index])) for index in np.argsort(-row)[:most]]
+        for row in probabilities
+    ]
 
 
 def predict_targets(

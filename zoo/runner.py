@@ -16,7 +16,8 @@ from zoo import config as configs
 from zoo.data.scenes import to_pixels
 from zoo.errors import Stopped, UserError
 from zoo.reports.console import ConsoleWriter, parameter_table
-from zoo.reports.plots import plot_curves, plot_scores
+from zoo.reports.page import write_page
+from zoo.reports.plots import plot_curves, plot_scores, write_mistakes
 from zoo.reports.records import read_records, write_atomically
 from zoo.reports.writers import RunWriter
 from zoo.training import loop
@@ -69,6 +70,18 @@ def run(
         folder.close()
 
 
+def environment(config: ConfigDict, mesh: Mesh) -> dict[str, str]:
+    """Returns what the run computes on and with, for the report."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "jax-model-zoo")
+    return {
+        "device": f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
+        "precision": config.precision,
+        "system": host.platform(),
+        "python": host.python_version(),
+        **{name: _version(name) for name in packages},
+    }
+
+
 def first_line(config: ConfigDict, mesh: Mesh) -> str:
     """Says what the run computes on and with."""
     versions = ", ".join(f"{name} {_version(name)}" for name in ("jax", "flax", "optax"))
@@ -104,14 +117,22 @@ def _train_and_report(
     console.print(f"work directory {workdir}")
     parts = building.build(config, dataset)
     state = jax.jit(lambda: building.init_state(parts))()
+    # A run that goes on has its weights in its checkpoint; the others may be gone by now.
+    resumes = any((workdir / "checkpoints").glob("[0-9]*"))
+    state, said = (state, []) if resumes else building.started(parts, state)
     # Not before: a config that fails until here leaves the folder free for the mended one.
     folder.save_config(config)
     _keep_vocabularies(workdir, dataset)
     console.print(parameter_table(parameter_rows(state.params)))
+    for line in said:
+        console.print(line)
     report: dict[str, Any] = {
         "status": "running",
         "platform": jax.default_backend(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        # Lists, as JSON gives them back.
+        "parameter_table": [list(row) for row in parameter_rows(state.params)],
+        "environment": environment(config, mesh),
     }
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
@@ -141,7 +162,12 @@ def _train_and_report(
     plot_curves(workdir / "curves.png", read_records(workdir / "metrics.jsonl"))
     symbols = {name: v.symbols for name, v in dataset.vocabularies.items()}
     plot_scores(workdir, report, symbols)
+    if "mistakes" in report:
+        source = dataset.open("test")
+        images = [source[wrong["index"]]["image"] for wrong in report["mistakes"]]
+        write_mistakes(workdir, images)
     _write_report(workdir, report)
+    write_page(workdir / "report.html", {workdir.name: workdir})
     return report
 
 

@@ -112,7 +112,7 @@ def test_single_steps_have_torchvisions_bits_beyond_the_seeds_ranges(factor, ang
 
 
 def test_every_name_makes_a_transform():
-    assert transforms.transform_names() == ["seed"]
+    assert transforms.transform_names() == ["cifar", "imagenet", "seed"]
     for name in transforms.transform_names():
         assert callable(transforms.make_transform(name, train=True))
 
@@ -131,3 +131,67 @@ def test_bad_options_are_named(name, options, words):
     with pytest.raises(UserError) as refusal:
         transforms.make_transform(name, train=True, **options)
     assert all(word in str(refusal.value) for word in words)
+
+
+def test_cifar_cuts_mirrors_and_normalises_as_torchvision_does():
+    torchvision = peers.torchvision()
+    functional = torchvision.transforms.functional
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    transform = transforms.make_transform("cifar", train=True)
+    numbers = np.random.default_rng(5)
+    found = transform({"image": pixels, "label": 3}, np.random.default_rng(5))
+    top, left = numbers.integers(0, 9, 2)
+    image = functional.crop(functional.pad(Image.fromarray(pixels), 4), top, left, 32, 32)
+    if numbers.random() < 0.5:
+        image = functional.hflip(image)
+    expected = functional.normalize(
+        functional.to_tensor(image), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    )
+    np.testing.assert_array_equal(found["image"], expected.permute(1, 2, 0).numpy())
+    assert found["label"] == 3
+
+
+def test_a_transform_refuses_what_is_another_ones():
+    with pytest.raises(UserError, match="no option 'brightness'"):
+        transforms.make_transform("cifar", train=True, brightness=0.1)
+
+
+@pytest.mark.parametrize("size", [(50, 40), (40, 50), (30, 300), (41, 41)])
+def test_imagenet_cuts_and_resizes_as_torchvision_does(size):
+    functional = peers.torchvision().transforms.functional
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pil = Image.fromarray(pixels)
+    example = {"image": pixels, "label": 1}
+
+    def normalised(image):
+        tensor = functional.normalize(
+            functional.to_tensor(image), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        )
+        return tensor.permute(1, 2, 0).numpy()
+
+    found = transforms.make_transform("imagenet", train=False, image_size=28)(example, None)
+    expected = functional.center_crop(functional.resize(pil, 32), 28)
+    np.testing.assert_array_equal(found["image"], normalised(expected))
+
+    train = transforms.make_transform("imagenet", train=True, image_size=28)
+    found = train(example, np.random.default_rng(7))
+    numbers = np.random.default_rng(7)
+    left, top, right, bottom = transforms.random_part(*size, numbers)
+    expected = functional.resized_crop(pil, top, left, bottom - top, right - left, [28, 28])
+    if numbers.random() < 0.5:
+        expected = functional.hflip(expected)
+    np.testing.assert_array_equal(found["image"], normalised(expected))
+
+
+def test_random_parts_have_the_areas_and_shapes_of_torchvisions():
+    numbers = np.random.default_rng(0)
+    parts = np.array([transforms.random_part(400, 400, numbers) for _ in range(2000)])
+    width, height = parts[:, 2] - parts[:, 0], parts[:, 3] - parts[:, 1]
+    assert (parts >= 0).all()
+    assert (parts <= 400).all()
+    area, ratio = width * height / 400**2, width / height
+    assert 0.07 < area.min() < area.max() <= 1
+    assert 0.74 < ratio.min() < ratio.max() < 1.35
+    # Even in area where every shape fits.
+    small = area[area < 0.7]
+    assert abs(np.median(small) - (0.08 + 0.7) / 2) < 0.03

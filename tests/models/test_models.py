@@ -1,7 +1,5 @@
 """What holds for every model; a new one joins with a line in ``SMALL``."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import zoo
 from zoo import config
 from zoo.errors import UserError
-from zoo.models import MODELS, create_model, list_models
+from zoo.models import MODELS, create_model, defaults, list_models
 
 
 def normal(seed, *shape):
@@ -29,6 +27,25 @@ SMALL = {
         {"num_classes": 5, "features": (4, 6, 8), "hidden_features": 16},
         lambda n: (normal(1, n, 13, 13, 3),),
     ),
+    "convnext_tiny": (
+        {"num_classes": 5, "stages": (1, 1), "features": (4, 6)},
+        lambda n: (normal(1, n, 16, 16, 3),),
+    ),
+    "densenet121": (
+        {"num_classes": 5, "blocks": (1, 2), "growth": 4, "features": 6, "bottleneck": 2},
+        lambda n: (normal(1, n, 17, 17, 3),),
+    ),
+    "efficientnet_b0": (
+        {
+            "num_classes": 5, "stages": ((1, 3, 1, 8, 1), (2, 5, 2, 8, 2)), "features": 8,
+            "last_features": 12, "dropout_rate": 0.0, "stochastic_depth_rate": 0.0,
+        },
+        lambda n: (normal(1, n, 9, 9, 3),),
+    ),
+    **{
+        name: ({"num_classes": 5, "dropout_rate": 0.0}, lambda n: (normal(1, n, 32, 32, 3),))
+        for name in list_models("mobilenet*")
+    },
     "gpt": (
         {"vocab_size": 11, "context": 9, "num_layers": 2, "num_heads": 2, "features": 8},
         lambda n: (tokens(1, n, 7),),
@@ -46,6 +63,30 @@ SMALL = {
         },
         lambda n: (normal(1, n, 4, 6, 3), jnp.arange(n) * 100, tokens(2, n, 5)),
     ),
+    **{
+        name: (
+            {"num_classes": 5, "stages": (1, 2), "features": 4, "stem": "cifar"},
+            lambda n: (normal(1, n, 8, 8, 3),),
+        )
+        for name in list_models("resnet*")
+    },
+    **{
+        name: (
+            {"num_classes": 5, "stages": (1, 1), "features": (6, 8), "hidden_features": 32},
+            lambda n: (normal(1, n, 8, 8, 3),),
+        )
+        for name in list_models("vgg*")
+    },
+    **{
+        name: (
+            {
+                "num_classes": 5, "image_size": 8, "patch_size": 4, "features": 8,
+                "num_layers": 2, "num_heads": 2, "feedforward_features": 12,
+            },
+            lambda n: (normal(1, n, 8, 8, 3),),
+        )
+        for name in list_models("vit*")
+    },
     "transformer": (
         {
             "source_vocab_size": 11, "target_vocab_size": 11, "features": 8, "num_heads": 2,
@@ -64,9 +105,16 @@ def make(name, batch=4):
     x = inputs(batch)
     # Drawn here: to compile the initialisation takes far longer than all else in these tests.
     generator = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda leaf: jnp.asarray(generator.normal(size=leaf.shape) * 0.3, leaf.dtype),
-        jax.eval_shape(model.init, jax.random.key(0), *x),
+
+    def draw(path, leaf):
+        # Neither dead nor overflowing after many layers: by the number of inputs.
+        spread = 0.3 if leaf.ndim < 2 else np.prod(leaf.shape[:-1]) ** -0.5
+        numbers = generator.normal(size=leaf.shape) * spread
+        # A variance is positive.
+        return jnp.asarray(np.abs(numbers) + 0.5 if path[-1].key == "var" else numbers, leaf.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(
+        draw, jax.eval_shape(model.init, jax.random.key(0), *x)
     )
     return model, variables, x
 
@@ -152,8 +200,17 @@ def test_it_learns_a_tiny_batch_by_heart(name):
     target = target.reshape(output(model, variables, x).shape)
     optimizer = optax.adam(1e-2)
 
+    def made(params):
+        if "batch_stats" not in variables:
+            return output(model, variables | {"params": params}, x)
+        # As it is trained: with the statistics of the batch.
+        return model.apply(
+            variables | {"params": params}, *x, train=True, mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )[0]  # fmt: skip
+
     def loss(params):
-        return jnp.square(output(model, {"params": params}, x) - target).mean()
+        return jnp.square(made(params) - target).mean()
 
     @jax.jit
     def learn(params):
@@ -171,12 +228,7 @@ def test_it_learns_a_tiny_batch_by_heart(name):
 
 @every_model
 def test_defaults_of_the_config_are_those_of_the_module(name):
-    ours = {
-        field.name: field.default
-        for field in dataclasses.fields(MODELS[name])
-        if field.name not in ("name", "parent")
-    }
-    assert ours == {path: field.default for path, field in config.MODELS[name].items()}
+    assert defaults(name) == {path: field.default for path, field in config.MODELS[name].items()}
 
 
 @every_model
@@ -190,7 +242,8 @@ def test_every_choice_of_the_config_is_one_the_module_knows(name):
 
 def test_models_are_listed_and_made_by_name():
     assert zoo.list_models() == sorted(MODELS) == sorted(SMALL)
-    assert list_models("c*") == ["cnn"]
+    assert list_models("cn*") == ["cnn"]
+    assert list_models("resnet*")[0] == "resnet101"
     assert list_models("x*") == []
     assert zoo.create_model("cnn", num_classes=7).num_classes == 7
 

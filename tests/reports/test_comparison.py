@@ -16,11 +16,12 @@ from zoo.reports.plots import image_grid, write_picture
 def make_run(folder, *, loss, status="finished", **fields):
     folder.mkdir(parents=True)
     report = {
-        "status": status, "parameters": 1234, "steps": 20, "train_seconds": 3.2,
-        "examples_per_second": 10.0, "metrics": {"test": {"loss": loss}},
+        "status": status, "platform": "cpu", "parameters": 1234, "steps": 20,
+        "train_seconds": 3.2, "examples_per_second": 10.0, "metrics": {"test": {"loss": loss}},
         "best": {"step": 10, "loss": loss / 2},
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(report | fields))
+    (folder / "config.json").write_text("{}")
     records = [{"split": "validation", "step": step, "loss": loss / step} for step in (10, 20)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     return folder
@@ -46,10 +47,10 @@ def test_each_run_has_a_column_and_what_it_lacks_is_a_dash(tmp_path):
 
 def test_the_command_draws_them(tmp_path, capsys):
     runs = [make_run(tmp_path / name, loss=1.0, gradient_by_distance=[1, 0.1]) for name in "ab"]
-    out = tmp_path / "new" / "both.png"
+    out = tmp_path / "new" / "both.html"
     cli.main(["report", *map(str, runs), "--out", str(out)])
     assert "curves in" in capsys.readouterr().out
-    assert np.asarray(Image.open(out)).std() > 0
+    assert np.asarray(Image.open(out.with_suffix(".png"))).std() > 0
 
 
 def test_folders_of_one_name_go_by_their_paths(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 from zoo.data.datasets import Dataset
 from zoo.data.scenes import load_scene_digits
 from zoo.data.sources import DataError, describe, open_source
-from zoo.data.transforms import make_transform
+from zoo.data.transforms import Transform, make_transform, transform_options
 from zoo.data.vocabulary import Vocabulary
 
 
@@ -52,5 +52,14 @@ def load_images(
         vocabularies={"classes": Vocabulary(info.class_names, "class name")},
         model_fields={"num_classes": info.num_classes},
         open_split=functools.partial(open_source, name, **where),
-        transform=lambda train: make_transform(transform, train=train, **options),
+        transform=lambda train: image_transform(transform, train=train, **options),
     )
+
+
+def image_transform(name: str, *, train: bool, **options: Any) -> Transform:
+    """Returns a transform with those of the options that are its own.
+
+    The others are at their defaults: the config's check saw to it.
+    """
+    own = {option: options[option] for option in transform_options(name) if option in options}
+    return make_transform(name, train=train, **own)

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from zoo.data import folders
 from zoo.errors import UserError, did_you_mean
 
 Example = dict[str, Any]
 
 _EMBEDDED = ("mnist_subset",)
 _TFDS = ("cifar10", "mnist")
+_OWN = ("image_folder", "npz")
 
 
 class DataError(UserError):
@@ -58,7 +60,7 @@ class DataInfo:
 
 def dataset_names() -> list[str]:
     """Returns the names that ``describe`` and ``open_source`` know."""
-    return sorted((*_EMBEDDED, *_TFDS))
+    return sorted((*_EMBEDDED, *_OWN, *_TFDS))
 
 
 def describe(
@@ -74,13 +76,18 @@ def describe(
         name: ``mnist_subset`` comes with the package; ``mnist`` and ``cifar10`` are read from a
             prepared TFDS folder.
         data_dir: the TFDS folder; None: TFDS's own default.
-        path: for data of one's own; no set of these names takes one.
-        validation_fraction: share of a TFDS set's train split that becomes ``validation``.
+        path: of ``image_folder`` and ``npz``, data of one's own: see ``zoo.data.folders``.
+        validation_fraction: share of the train split of a TFDS set, or of a folder, that becomes
+            ``validation``.
 
     Raises:
         DataError: the name is unknown, or the data are not there.
     """
     _check(name, path, validation_fraction)
+    if name in _OWN:
+        classes, splits = _own(name, str(path), validation_fraction)
+        sizes = {split: len(source) for split, source in splits.items()}
+        return DataInfo(name, sizes, classes, splits["train"][0]["image"].shape)
     if name in _EMBEDDED:
         arrays = _embedded(name)
         sizes = {split: len(arrays[f"{split}_label"]) for split in ("train", "validation", "test")}
@@ -121,6 +128,8 @@ def open_source(
     """
     info = describe(name, data_dir=data_dir, path=path, validation_fraction=validation_fraction)
     check_split(name, split, info.sizes)
+    if name in _OWN:
+        return _own(name, str(path), validation_fraction)[1][split]
     if name in _EMBEDDED:
         arrays = _embedded(name)
         return ArraySource(arrays[f"{split}_image"], arrays[f"{split}_label"])
@@ -196,7 +205,9 @@ def check_split(name: str, split: str, sizes: Mapping[str, int]) -> None:
 def _check(name: str, path: str | None, validation_fraction: float) -> None:
     if name not in dataset_names():
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, dataset_names())}")
-    if path:
+    if name in _OWN and not path:
+        raise DataError(f"data.name={name!r} needs data.path, where the images are")
+    if path and name not in _OWN:
         raise DataError(f"data.path={path!r} has no meaning for data.name={name!r}: leave it empty")
     if not 0 <= validation_fraction < 1:
         raise DataError(
@@ -207,6 +218,18 @@ def _check(name: str, path: str | None, validation_fraction: float) -> None:
             f"data.validation_fraction={validation_fraction}: {name!r} has a validation split of "
             "its own; leave the field at 0"
         )
+
+
+def _own(
+    name: str, path: str, validation_fraction: float
+) -> tuple[tuple[str, ...], Mapping[str, Source]]:
+    """The classes and the splits of data of one's own."""
+    where = Path(path).expanduser()
+    if name == "image_folder":
+        classes, files = folders.read_folder(where, validation_fraction)
+        return classes, dict(files)
+    classes, arrays = folders.read_npz(where)
+    return classes, {split: ArraySource(*pair) for split, pair in arrays.items()}
 
 
 def _embedded(name: str) -> Mapping[str, np.ndarray]:

@@ -5,12 +5,14 @@ from zoo.layers.attention import MultiHeadAttention, dot_product_attention
 from zoo.layers.convolution import Conv
 from zoo.layers.embedding import Embed
 from zoo.layers.linear import Linear
-from zoo.layers.normalization import GroupNorm, LayerNorm
-from zoo.layers.pooling import max_pool
+from zoo.layers.normalization import BatchNorm, GroupNorm, LayerNorm
+from zoo.layers.pooling import adaptive_mean_pool, max_pool, mean_pool
 from zoo.layers.positions import sinusoidal
 from zoo.layers.recurrence import Recurrent
+from zoo.layers.squeeze import SqueezeExcitation
 
 __all__ = [
+    "BatchNorm",
     "Conv",
     "Embed",
     "GroupNorm",
@@ -18,8 +20,11 @@ __all__ = [
     "Linear",
     "MultiHeadAttention",
     "Recurrent",
+    "SqueezeExcitation",
     "activation",
+    "adaptive_mean_pool",
     "dot_product_attention",
     "max_pool",
+    "mean_pool",
     "sinusoidal",
 ]

@@ -35,7 +35,7 @@ class Conv(nn.Module):
     dilation: int | Pair = 1
     groups: int = 1
     use_bias: bool = True
-    initialization: str = "pytorch"
+    initialization: str | float = "pytorch"
 
     @nn.compact
     def __call__(

@@ -1,6 +1,8 @@
 """Pooling over windows of images."""
 
 import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError
@@ -42,3 +44,59 @@ def max_pool(
     if strides == window and padding == (0, 0):
         return max_pool_tiles(x, window)
     return nn.max_pool(x, window, strides=strides, padding=[(p, p) for p in padding])
+
+
+def mean_pool(
+    x: Float[Array, "batch height width channels"], window: int | Pair
+) -> Float[Array, "batch new_height new_width channels"]:
+    """Takes the mean of each window, side by side, as ``torch.nn.AvgPool2d``.
+
+    What is left over at the lower and right edges is left out.
+
+    Args:
+        x: images.
+        window: height and width of the window, or one number for both.
+
+    Raises:
+        UserError: the input has no four axes, or is smaller than the window.
+    """
+    window = pair(window)
+    if x.ndim != 4 or any(size < w for size, w in zip(x.shape[1:3], window, strict=True)):
+        raise UserError(
+            f"mean_pool: the input {x.shape} must be [batch, height, width, channels] and not "
+            f"smaller than the window {window}"
+        )
+    (height, width), (h, w) = x.shape[1:3], window
+    rows, columns = height // h, width // w
+    tiles = x[:, : rows * h, : columns * w].reshape(-1, rows, h, columns, w, x.shape[-1])
+    return tiles.mean(axis=(2, 4))
+
+
+def adaptive_mean_pool(
+    x: Float[Array, "batch height width channels"], size: int | Pair
+) -> Float[Array, "batch new_height new_width channels"]:
+    """Takes means of windows that divide an image evenly, as ``torch.nn.AdaptiveAvgPool2d``.
+
+    Window ``i`` of ``n`` reaches from ``floor(i * height / n)`` to ``ceil((i + 1) * height / n)``.
+
+    Args:
+        x: images.
+        size: height and width of the result, or one number for both.
+
+    Raises:
+        UserError: the input has no four axes.
+    """
+    if x.ndim != 4:
+        raise UserError(
+            f"adaptive_mean_pool: the input {x.shape} must be [batch, height, width, channels]"
+        )
+    rows, columns = (_windows(old, new) for old, new in zip(x.shape[1:3], pair(size), strict=True))
+    return jnp.einsum("bhwc,rh,qw->brqc", x, rows.astype(x.dtype), columns.astype(x.dtype))
+
+
+def _windows(old: int, new: int) -> Float[Array, "new old"]:
+    begin = np.arange(new) * old // new
+    end = -(-(np.arange(new) + 1) * old // new)
+    place = np.arange(old)
+    inside = (place >= begin[:, None]) & (place < end[:, None])
+    return jnp.asarray(inside / inside.sum(axis=1, keepdims=True))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.pretrained.transforms import AS_IT_IS, LINEAR_TRANSPOSED, Transform
+from zoo.pretrained.transforms import AS_IT_IS, CONV_OIHW, LINEAR_TRANSPOSED, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +98,47 @@ def from_reference(
             shape = arrays[entry.reference].shape
             wrong.append(f"{entry.reference} {shape} does not give {entry.ours} {wanted}")
             continue
-        *parents, name = entry.ours.split("/")
-        branch = made
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[name] = array
+        made[entry.ours] = array
     if wrong:
         raise UserError("the weights do not fit the model:\n  " + "\n  ".join(wrong))
-    return made
+    return _nested(made)
+
+
+def variables_to_reference(variables: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
+    """Returns what ``to_reference`` does, of all collections: parameters and batch statistics.
+
+    Raises:
+        UserError: see ``to_reference``.
+    """
+    merged: dict[str, Any] = {}
+    for collection in variables.values():
+        merged |= _flatten(collection)
+    return to_reference(merged, table)
+
+
+def variables_from_reference(
+    arrays: Mapping[str, np.ndarray], table: Table, like: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what ``from_reference`` does, of all collections.
+
+    Args:
+        arrays: by the reference's names; PyTorch's counts of batches are left out.
+        table: the model's.
+        like: variables or their shapes: ``params`` and further collections.
+
+    Raises:
+        UserError: see ``from_reference``.
+    """
+    flat = {name: _flatten(collection) for name, collection in like.items()}
+    merged: dict[str, Any] = {}
+    for collection in flat.values():
+        merged |= collection
+    counted = {name: a for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
+    made = _flatten(from_reference(counted, table, merged))
+    return {
+        name: _nested({path: made[path] for path in collection})
+        for name, collection in flat.items()
+    }
 
 
 def _part(whole: np.ndarray, part: Part) -> np.ndarray:
@@ -130,6 +163,32 @@ def norm_entries(reference: str, ours: str, *, bias: bool = True) -> Table:
     """The entries of a normalisation: PyTorch's ``weight`` and ``bias``."""
     entries = [Entry(f"{reference}.weight", f"{ours}/scale")]
     return [*entries, Entry(f"{reference}.bias", f"{ours}/bias")] if bias else entries
+
+
+def conv_entries(reference: str, ours: str, *, bias: bool = True) -> Table:
+    """The entries of a convolution: PyTorch's ``weight`` and ``bias``."""
+    entries = [Entry(f"{reference}.weight", f"{ours}/kernel", CONV_OIHW)]
+    return [*entries, Entry(f"{reference}.bias", f"{ours}/bias")] if bias else entries
+
+
+def batch_norm_entries(reference: str, ours: str) -> Table:
+    """The entries of a batch normalisation, its running statistics among them."""
+    return [
+        *norm_entries(reference, ours),
+        Entry(f"{reference}.running_mean", f"{ours}/mean"),
+        Entry(f"{reference}.running_var", f"{ours}/var"),
+    ]
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[name] = value
+    return tree
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from zoo.errors import UserError
+from zoo.reports.page import numbers
 from zoo.reports.plots import draw_gradients, new_figure
 from zoo.reports.records import read_records
 
@@ -38,35 +39,30 @@ def read_reports(folders: Sequence[Path]) -> dict[str, Report]:
     return reports
 
 
+def compared(reports: Mapping[str, Report]) -> dict[str, list[str]]:
+    """Returns what the reports say, a row for each number with one text for each run."""
+    columns = [numbers(report) | _gradient(report) for report in reports.values()]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return {name: [column.get(name, "-") for column in columns] for name in names}
+
+
 def comparison_table(reports: Mapping[str, Report]) -> Table:
-    """Lays out parameters, steps, times and test metrics, one column a run."""
-    rows: dict[str, dict[str, str]] = {}
-    for name, report in reports.items():
-        numbers = {
-            "parameters": f"{report['parameters']:,}",
-            "steps": f"{report['steps']:,}",
-            "seconds of training": f"{report['train_seconds']:.0f}",
-            "examples per second": f"{report['examples_per_second']:.0f}",
-            **{f"test {m}": f"{value:.4f}" for m, value in report["metrics"]["test"].items()},
-        }
-        numbers |= {
-            f"best validation {metric}": f"{value:.4f}"
-            for metric, value in report["best"].items()
-            if metric != "step" and value is not None
-        }
-        gradient = report.get("gradient_by_distance")
-        if gradient:
-            share = gradient[-1] / max(gradient) if max(gradient) else 0.0
-            numbers[f"gradient {len(gradient) - 1} steps back, of the largest"] = f"{share:.1e}"
-        for row, text in numbers.items():
-            rows.setdefault(row, {})[name] = text
+    """Lays out ``compared`` for the terminal, one column a run."""
     table = Table()
     table.add_column("")
     for name in reports:
         table.add_column(name, justify="right")
-    for row, texts in rows.items():
-        table.add_row(row, *(texts.get(name, "-") for name in reports))
+    for row, texts in compared(reports).items():
+        table.add_row(row, *texts)
     return table
+
+
+def _gradient(report: Report) -> dict[str, str]:
+    norms = report.get("gradient_by_distance")
+    if not norms:
+        return {}
+    share = norms[-1] / max(norms) if max(norms) else 0.0
+    return {f"gradient {len(norms) - 1} steps back, of the largest": f"{share:.1e}"}
 
 
 def plot_comparison(path: Path, folders: Sequence[Path], reports: Mapping[str, Report]) -> None:

@@ -84,6 +84,23 @@ def write_picture(path: Path, picture: UInt8[np.ndarray, "height width 3"]) -> N
     image.resize((image.width * 4, image.height * 4), Image.Resampling.NEAREST).save(path)
 
 
+def write_mistakes(
+    folder: Path, images: Sequence[UInt8[np.ndarray, "height width channels"]]
+) -> None:
+    """Writes images to ``mistakes/0.png`` and so on, in place of older ones."""
+    from PIL import Image
+
+    (folder / "mistakes").mkdir(exist_ok=True)
+    for old in (folder / "mistakes").glob("*.png"):
+        old.unlink()
+    for number, image in enumerate(images):
+        # Scenes come as numbers between -1 and 1.
+        pixels = image if image.dtype == np.uint8 else ((image + 1) * 127.5).astype(np.uint8)
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        picture.thumbnail((256, 256))
+        picture.save(folder / "mistakes" / f"{number}.png")
+
+
 def plot_scores(
     folder: Path, report: Mapping[str, Any], symbols: Mapping[str, Sequence[str]]
 ) -> None:

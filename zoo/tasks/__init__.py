@@ -88,6 +88,8 @@ def make_task(
             model=model,
             loss_name=fields["loss"],
             label_smoothing=fields["label_smoothing"],
+            mixup=fields["mixup"],
+            cutmix=fields["cutmix"],
             class_names=symbols["classes"],
         ),
         "diffusion": lambda: Diffusion(model=model, **fields),

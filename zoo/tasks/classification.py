@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zoo.losses import binary_cross_entropy, cross_entropy, mean_squared_error
 from zoo.metrics import classification_scores, correct
+from zoo.tasks.mixing import mix
 
 Batch = dict[str, Array]
+MISTAKES = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +30,16 @@ class Classification:
             its own, summed over classes; ``mean_squared_error``: to the one-hot label, averaged
             over classes.
         label_smoothing: weight of the uniform distribution in the target of ``cross_entropy``.
+        mixup: alpha of ``zoo.tasks.mixing.mixup`` in training; 0: none.
+        cutmix: likewise, of ``cutmix``. Training accuracy then counts an image's own label only.
         class_names: names for the report, in the order of the labels.
     """
 
     model: nn.Module
     loss_name: str = "cross_entropy"
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     class_names: tuple[str, ...] = ()
 
     references: ClassVar[tuple[str, ...]] = ("label",)
@@ -49,14 +55,27 @@ class Classification:
         self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Any, dict[str, Any]]]:
         """Returns the summed training loss, and its weight, the new model state and metrics."""
+        # What learns from a batch's statistics must know which of its rows are padding.
+        masked: dict[str, Any] = {"mask": batch["mask"]} if model_state else {}
+        images, own = batch["image"], None
+        if self.mixup or self.cutmix:
+            key, mixing_key = jax.random.split(key)
+            images, own = mix(
+                mixing_key,
+                images,
+                batch["mask"],
+                mixup_alpha=self.mixup,
+                cutmix_alpha=self.cutmix,
+            )
         logits, model_state = self.model.apply(
             {"params": params, **model_state},
-            batch["image"],
+            images,
             train=True,
             rngs={"dropout": key},
             mutable=list(model_state),
+            **masked,
         )
-        sums = self._sums(logits, batch)
+        sums = self._sums(logits, batch, own)
         loss_sum, weight = sums.pop("loss")
         return loss_sum, (weight, model_state, sums)
 
@@ -75,28 +94,53 @@ class Classification:
     def score(
         self, outputs: dict[str, np.ndarray], references: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Returns the report of each class and the confusion matrix, as ``text`` too."""
+        """Returns the report of each class and the confusion matrix, as ``text`` too.
+
+        ``mistakes`` are the wrong predictions with the highest probabilities, the surest first.
+        """
         predictions = outputs["probability"].argmax(axis=-1)
         scores = classification_scores(references["label"], predictions, self.class_names)
         matrix = np.array2string(np.array(scores["confusion_matrix"]))
+        certainty = outputs["probability"].max(axis=-1)
+        wrong = np.flatnonzero(predictions != references["label"])
+        worst = wrong[np.argsort(-certainty[wrong], kind="stable")][:MISTAKES]
         return scores | {
+            "mistakes": [
+                {
+                    "index": int(index),
+                    "label": self._name(references["label"][index]),
+                    "predicted": self._name(predictions[index]),
+                    "probability": float(certainty[index]),
+                }
+                for index in worst
+            ],
             "text": f"\nClassification report\n{scores['text']}\n"
-            f"Confusion matrix (rows = true, columns = predicted)\n{matrix}"
+            f"Confusion matrix (rows = true, columns = predicted)\n{matrix}",
         }
+
+    def _name(self, label: Any) -> str:
+        return self.class_names[label] if label < len(self.class_names) else str(label)
 
     def _logits(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
         logits: Any = self.model.apply({"params": params, **model_state}, batch["image"])
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def _sums(
-        self, logits: Float[Array, "batch classes"], batch: Batch
+        self,
+        logits: Float[Array, "batch classes"],
+        batch: Batch,
+        own: Float[Array, " batch"] | None = None,
     ) -> dict[str, tuple[Float[Array, ""], Float[Array, ""]]]:
         # Losses are added up in float32 at least, whatever the model computes in.
         dtype = jnp.promote_types(logits.dtype, jnp.float32)
         logits, mask, label = logits.astype(dtype), batch["mask"].astype(dtype), batch["label"]
         weight = mask.sum()
+        loss = self._per_example(logits, label)
+        if own is not None:
+            # The loss is linear in the target, but for a constant: two losses are one mixed target.
+            loss = own * loss + (1 - own) * self._per_example(logits, jnp.roll(label, 1))
         return {
-            "loss": ((self._per_example(logits, label) * mask).sum(), weight),
+            "loss": ((loss * mask).sum(), weight),
             "accuracy": ((correct(logits, label) * mask).sum(), weight),
         }
 

@@ -84,6 +84,28 @@ def make_optimizer(
     )
 
 
+def freeze(optimizer: optax.GradientTransformation, pattern: str) -> optax.GradientTransformation:
+    """Returns an optimizer that leaves some parameters as they are and keeps no state for them.
+
+    Args:
+        optimizer: of the others.
+        pattern: regular expression; parameters whose path, such as ``conv1/bias``, has a match are
+            frozen.
+    """
+    search = re.compile(pattern).search
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "frozen" if search(_path(path)) else "trained", params
+        )
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def _decays(exclude: str) -> Callable[[Any], Any] | None:
     if not exclude:
         return None
@@ -91,10 +113,7 @@ def _decays(exclude: str) -> Callable[[Any], Any] | None:
 
     def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: (
-                not pattern.search(jax.tree_util.keystr(path, simple=True, separator="/"))
-            ),
-            params,
+            lambda path, _: not pattern.search(_path(path)), params
         )
 
     return mask

@@ -1,0 +1,56 @@
+"""Compares every model with its reference, and writes down how far they are apart.
+
+    python -m benchmarks.verified
+
+runs the tests that compare, those marked long too, writes ``zoo/pretrained/verified.json``, which
+``zoo list`` reads, and the table of ``docs/models.md``.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks import machine, tables
+
+STATUS = machine.ROOT / "zoo" / "pretrained" / "verified.json"
+DOCUMENT = machine.ROOT / "docs" / "models.md"
+TESTS = "tests/models"
+KINDS = ("forward", "gradient")
+
+
+def as_markdown(status: dict[str, dict[str, Any]]) -> str:
+    """Lays out the file that ``pytest --status`` writes."""
+    header = (
+        "model", "verified against", "arrays", "forward, float64", "float32", "gradient, float64",
+        "float32", "in training too",
+    )  # fmt: skip
+    rows = [
+        (
+            f"`{name}`",
+            one["reference"],
+            str(one["arrays"]),
+            *(f"{one[kind][dtype]:.0e}" for kind in KINDS for dtype in ("float64", "float32")),
+            "yes" if one["training"] else "-",
+        )
+        for name, one in status.items()
+    ]
+    return tables.markdown(header, rows)
+
+
+def main() -> None:
+    """Runs the tests and writes both files."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.verified", description="How far models are from references."
+    ).parse_args()
+    pytest = (sys.executable, "-m", "pytest", "-q", TESTS, "-m", "long or not long")
+    done = subprocess.run((*pytest, f"--status={STATUS}"), cwd=machine.ROOT, check=False)
+    if done.returncode:
+        raise SystemExit("error: not every model computes what its reference does: see above")
+    status = json.loads(STATUS.read_text(encoding="utf-8"))
+    tables.write_between(DOCUMENT, "verified", as_markdown(status))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The vision transformer (Dosovitskiy et al. 2021), as torchvision has it."""
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from zoo.errors import UserError
+from zoo.layers import Conv, LayerNorm, Linear, MultiHeadAttention
+
+
+class ViT(nn.Module):
+    """Patches of an image as the words of a transformer, with a class token in front.
+
+    Verified against torchvision's ``vit_b_16`` and ``vit_l_16``.
+
+    Attributes:
+        num_classes: number of outputs.
+        image_size: side of the images, on which the positions depend.
+        patch_size: side of a patch; divides ``image_size``.
+        features: width.
+        num_layers: number of layers.
+        num_heads: number of attention heads; divides ``features``.
+        feedforward_features: width of the hidden layers.
+        dropout_rate: share of the sums' parts that is set to zero in training.
+    """
+
+    num_classes: int = 1000
+    image_size: int = 224
+    patch_size: int = 16
+    features: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    feedforward_features: int = 3072
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch num_classes"]:
+        """Returns the logits of a batch of images.
+
+        Raises:
+            UserError: the images are not of ``image_size``, or the patches do not divide it.
+        """
+        side = self.image_size
+        if image.ndim != 4 or image.shape[1:3] != (side, side):
+            raise UserError(
+                f"ViT: the images {image.shape} must be [batch, height, width, channels] with "
+                f"height and width image_size={side}"
+            )
+        if side % self.patch_size:
+            raise UserError(f"ViT: patch_size={self.patch_size} must divide image_size={side}")
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+        patches = Conv(
+            self.features,
+            self.patch_size,
+            strides=self.patch_size,
+            initialization="lecun_normal",
+            name="patches",
+        )(image)
+        x = patches.reshape(image.shape[0], -1, self.features)
+        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.features))
+        x = jax.numpy.concatenate([token.repeat(x.shape[0], axis=0).astype(x.dtype), x], axis=1)
+        x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        x = dropout(x)
+        for layer in range(self.num_layers):
+            x = EncoderBlock(
+                self.num_heads, self.feedforward_features, self.dropout_rate, name=f"block_{layer}"
+            )(x, train=train)
+        x = LayerNorm(epsilon=1e-6, name="ln")(x)
+        return Linear(self.num_classes, initialization=0.0, name="head")(x[:, 0])
+
+
+class EncoderBlock(nn.Module):
+    """Attention, then two linear layers, each normalised before and added.
+
+    Attributes:
+        num_heads: number of attention heads.
+        feedforward_features: width of the hidden layer.
+        dropout_rate: share of each part that is set to zero in training.
+    """
+
+    num_heads: int
+    feedforward_features: int
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"], *, train: bool
+    ) -> Float[Array, "batch length features"]:
+        """Adds what attention and the linear layers find."""
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+        y = LayerNorm(epsilon=1e-6, name="ln_1")(x)
+        y, _ = MultiHeadAttention(self.num_heads, out_initialization="pytorch", name="attention")(y)
+        x = x + dropout(y)
+        y = LayerNorm(epsilon=1e-6, name="ln_2")(x)
+        y = Linear(self.feedforward_features, initialization="xavier_uniform", name="up")(y)
+        y = dropout(jax.nn.gelu(y, approximate=False))
+        y = Linear(x.shape[-1], initialization="xavier_uniform", name="down")(y)
+        return x + dropout(y)

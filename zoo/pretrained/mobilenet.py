@@ -1,0 +1,71 @@
+"""Weights of ``zoo.models.MobileNetV3`` and ``EfficientNet`` from and to torchvision's."""
+
+from collections.abc import Sequence
+
+from zoo.pretrained.tables import Entry, Table, batch_norm_entries, conv_entries, linear_entries
+
+
+def mobilenet_table(blocks: Sequence[Sequence[int]], features: int = 16) -> Table:
+    """The table of a ``MobileNetV3``.
+
+    Args:
+        blocks: ``zoo.models.mobilenet.LARGE`` or ``SMALL``.
+        features: channels of the stem.
+    """
+    table = [*_conv_norm("features.0", "stem", "stem_bn")]
+    for index, (_, expanded, width, squeeze, *_) in enumerate(blocks):
+        table += _inverted_residual(
+            f"features.{index + 1}.block",
+            f"block{index}",
+            expands=expanded != features,
+            squeeze=bool(squeeze),
+        )
+        features = width
+    return [
+        *table,
+        *_conv_norm(f"features.{len(blocks) + 1}", "last", "last_bn"),
+        *linear_entries("classifier.0", "fc1"),
+        *linear_entries("classifier.3", "fc2"),
+    ]
+
+
+def efficientnet_table(stages: Sequence[Sequence[int]]) -> Table:
+    """The table of an ``EfficientNet``.
+
+    Args:
+        stages: the model's.
+    """
+    table = [*_conv_norm("features.0", "stem", "stem_bn")]
+    for stage, (expansion, *_, layers) in enumerate(stages):
+        for layer in range(layers):
+            table += _inverted_residual(
+                f"features.{stage + 1}.{layer}.block",
+                f"stage{stage + 1}_{layer}",
+                expands=expansion > 1,
+                squeeze=True,
+            )
+    return [
+        *table,
+        *_conv_norm(f"features.{len(stages) + 1}", "last", "last_bn"),
+        *linear_entries("classifier.1", "classifier"),
+    ]
+
+
+def _inverted_residual(reference: str, ours: str, *, expands: bool, squeeze: bool) -> Table:
+    layers = [*(["expand"] if expands else []), "depthwise", *(["squeeze"] if squeeze else [])]
+    table: list[Entry] = []
+    for place, name in enumerate([*layers, "project"]):
+        theirs = f"{reference}.{place}"
+        if name == "squeeze":
+            for layer in ("fc1", "fc2"):
+                table += conv_entries(f"{theirs}.{layer}", f"{ours}/squeeze/{layer}")
+        else:
+            table += _conv_norm(theirs, f"{ours}/{name}", f"{ours}/{name}_bn")
+    return table
+
+
+def _conv_norm(reference: str, conv: str, norm: str) -> Table:
+    return [
+        *conv_entries(f"{reference}.0", conv, bias=False),
+        *batch_norm_entries(f"{reference}.1", norm),
+    ]
