@@ -95,7 +95,16 @@ CONFIGS = (
         )
         for cell in ("gru", "rnn")
     ),
-    Quality("gpt", metric="loss", data="tiny_shakespeare", split="validation+test"),
+    *(
+        Quality(
+            "gpt",
+            variant=variant,
+            metric="loss",
+            data="tiny_shakespeare",
+            split="validation+test",
+        )
+        for variant in ("", "nanogpt")
+    ),
     Quality("transformer", metric="sequence_error", data="cmudict", most_seeds=1),
     Quality(
         "diffusion",

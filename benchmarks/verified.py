@@ -2,8 +2,8 @@
 
     python -m benchmarks.verified
 
-runs the tests that compare, those marked long too, writes ``zoo/pretrained/verified.json``, which
-``zoo list`` reads, and the table of ``docs/models.md``.
+runs the tests that compare, writes ``zoo/pretrained/verified.json``, which ``zoo list`` reads, and
+the table of ``docs/models.md``. Models at full size are compared by ``./test.sh -m long``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from benchmarks import machine, tables
 
 STATUS = machine.ROOT / "zoo" / "pretrained" / "verified.json"
 DOCUMENT = machine.ROOT / "docs" / "models.md"
-TESTS = "tests/models"
+TESTS = ("tests/models", "-m", "not long", "-k", "computes")
 KINDS = ("forward", "gradient")
 
 
@@ -44,8 +44,8 @@ def main() -> None:
     argparse.ArgumentParser(
         prog="python -m benchmarks.verified", description="How far models are from references."
     ).parse_args()
-    pytest = (sys.executable, "-m", "pytest", "-q", TESTS, "-m", "long or not long")
-    done = subprocess.run((*pytest, f"--status={STATUS}"), cwd=machine.ROOT, check=False)
+    pytest = (sys.executable, "-m", "pytest", "-q", *TESTS, f"--status={STATUS}")
+    done = subprocess.run(pytest, cwd=machine.ROOT, check=False)
     if done.returncode:
         raise SystemExit("error: not every model computes what its reference does: see above")
     status = json.loads(STATUS.read_text(encoding="utf-8"))

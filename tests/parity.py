@@ -94,7 +94,8 @@ def check_parity(
     assert not wrong, "; ".join(wrong)
     MEASURED.append(
         {
-            "model": type(module).__name__,
+            # Some tests wrap a module to fix arguments.
+            "model": type(getattr(module, "module", module)).__name__,
             "reference": _described(type(reference)),
             "train": train,
             "arrays": len(exact),
@@ -232,7 +233,7 @@ def _named(of_inputs: Sequence[np.ndarray]) -> Results:
 def _described(reference: type) -> str:
     library = reference.__module__.partition(".")[0]
     # A class that a test writes, such as the seed's.
-    return f"{'PyTorch' if library.startswith('test_') else library} {reference.__name__}"
+    return f"{'PyTorch' if library.startswith('test') else library} {reference.__name__}"
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
