@@ -9,7 +9,7 @@ text, the last 10 %, is here the splits validation and test together:
 
     zoo evaluate --workdir runs/gpt --split validation+test
 
-Expected, on two cores: 2.5 minutes, 1.80 nats a character on validation+test (seed 0). `:nanogpt`:
+Expected, on two cores: 2.5 minutes, 1.80 nats a character on validation+test (seeds 0, 1). `:nanogpt`:
 1.90 (seeds 0 to 2); the same recipe written in PyTorch gave 1.91.
 """
 
