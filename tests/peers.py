@@ -3,6 +3,7 @@
 import importlib
 import os
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 
@@ -14,10 +15,16 @@ def peer(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        reason = f"the peer {name!r} is not installed: run ./test.sh, or see CONTRIBUTING.md"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason} ({error})")
-        pytest.skip(reason)
+        absent(
+            f"the peer {name!r} is not installed ({error}): run ./test.sh, or see CONTRIBUTING.md"
+        )
+
+
+def absent(reason: str) -> NoReturn:
+    """Skips a test for what is not installed; in CI it fails."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def torch() -> ModuleType:

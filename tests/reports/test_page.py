@@ -1,13 +1,13 @@
 """The report page: one file that says what the report says, in a real browser too."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
+import peers
 import pytest
 from PIL import Image
 
@@ -94,10 +94,9 @@ def browser():
     """The command of headless Chromium; where there is none the test skips, in CI it fails."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if not found:
-        reason = "Chromium is not installed: `apt-get install chromium`, or run ./test.sh as root"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        peers.absent(
+            "Chromium is not installed: `apt-get install chromium`, or run ./test.sh as root"
+        )
     return found
 
 

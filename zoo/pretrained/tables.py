@@ -159,6 +159,25 @@ def linear_entries(reference: str, ours: str, *, bias: bool = True) -> Table:
     return [*entries, Entry(f"{reference}.bias", f"{ours}/bias")] if bias else entries
 
 
+def attention_entries(weight: str, bias: str, out: str, ours: str) -> Table:
+    """The entries of an attention whose reference keeps query, key and value in one array.
+
+    Args:
+        weight: the reference's name of the three weights.
+        bias: of the three biases.
+        out: of the linear layer after them.
+        ours: our path.
+    """
+    table: list[Entry] = []
+    for index, name in enumerate(("query", "key", "value")):
+        part = Part(index, 3)
+        table += [
+            Entry(weight, f"{ours}/{name}/kernel", LINEAR_TRANSPOSED, part),
+            Entry(bias, f"{ours}/{name}/bias", part=part),
+        ]
+    return [*table, *linear_entries(out, f"{ours}/out")]
+
+
 def norm_entries(reference: str, ours: str, *, bias: bool = True) -> Table:
     """The entries of a normalisation: PyTorch's ``weight`` and ``bias``."""
     entries = [Entry(f"{reference}.weight", f"{ours}/scale")]

@@ -1,7 +1,6 @@
 """Weights of ``zoo.models.Transformer`` from and to ``torch.nn.Transformer``."""
 
-from zoo.pretrained.tables import Entry, Part, Table, linear_entries, norm_entries
-from zoo.pretrained.transforms import LINEAR_TRANSPOSED
+from zoo.pretrained.tables import Entry, Table, attention_entries, linear_entries, norm_entries
 
 
 def transformer_table(num_encoder_layers: int, num_decoder_layers: int) -> Table:
@@ -31,14 +30,9 @@ def transformer_table(num_encoder_layers: int, num_decoder_layers: int) -> Table
 
 def attention_table(reference: str, ours: str) -> Table:
     """The entries of ``torch.nn.MultiheadAttention``, which keeps three projections in one."""
-    table = []
-    for index, name in enumerate(("query", "key", "value")):
-        part = Part(index, 3)
-        table += [
-            Entry(f"{reference}.in_proj_weight", f"{ours}/{name}/kernel", LINEAR_TRANSPOSED, part),
-            Entry(f"{reference}.in_proj_bias", f"{ours}/{name}/bias", part=part),
-        ]
-    return [*table, *linear_entries(f"{reference}.out_proj", f"{ours}/out")]
+    return attention_entries(
+        f"{reference}.in_proj_weight", f"{reference}.in_proj_bias", f"{reference}.out_proj", ours
+    )
 
 
 def _layer(reference: str, ours: str, decoder: bool) -> Table:

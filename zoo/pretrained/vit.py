@@ -2,13 +2,13 @@
 
 from zoo.pretrained.tables import (
     Entry,
-    Part,
     Table,
+    attention_entries,
     conv_entries,
     linear_entries,
     norm_entries,
 )
-from zoo.pretrained.transforms import LINEAR_TRANSPOSED
+from zoo.pretrained.transformer import attention_table
 
 
 def vit_table(num_layers: int) -> Table:
@@ -26,18 +26,7 @@ def vit_table(num_layers: int) -> Table:
     ]
     for layer in range(num_layers):
         theirs, ours = f"encoder.layers.encoder_layer_{layer}", f"block_{layer}"
-        for index, name in enumerate(("query", "key", "value")):
-            path, part = f"{ours}/attention/{name}", Part(index, 3)
-            table += [
-                Entry(
-                    f"{theirs}.self_attention.in_proj_weight",
-                    f"{path}/kernel",
-                    LINEAR_TRANSPOSED,
-                    part,
-                ),
-                Entry(f"{theirs}.self_attention.in_proj_bias", f"{path}/bias", part=part),
-            ]
-        table += linear_entries(f"{theirs}.self_attention.out_proj", f"{ours}/attention/out")
+        table += attention_table(f"{theirs}.self_attention", f"{ours}/attention")
         table += norm_entries(f"{theirs}.ln_1", f"{ours}/ln_1")
         table += norm_entries(f"{theirs}.ln_2", f"{ours}/ln_2")
         table += linear_entries(f"{theirs}.mlp.0", f"{ours}/up")
@@ -60,13 +49,8 @@ def vit_timm_table(num_layers: int) -> Table:
     ]
     for layer in range(num_layers):
         theirs, ours = f"blocks.{layer}", f"block_{layer}"
-        for index, name in enumerate(("query", "key", "value")):
-            path, part = f"{ours}/attention/{name}", Part(index, 3)
-            table += [
-                Entry(f"{theirs}.attn.qkv.weight", f"{path}/kernel", LINEAR_TRANSPOSED, part),
-                Entry(f"{theirs}.attn.qkv.bias", f"{path}/bias", part=part),
-            ]
-        table += linear_entries(f"{theirs}.attn.proj", f"{ours}/attention/out")
+        qkv, out = f"{theirs}.attn.qkv", f"{theirs}.attn.proj"
+        table += attention_entries(f"{qkv}.weight", f"{qkv}.bias", out, f"{ours}/attention")
         table += norm_entries(f"{theirs}.norm1", f"{ours}/ln_1")
         table += norm_entries(f"{theirs}.norm2", f"{ours}/ln_2")
         table += linear_entries(f"{theirs}.mlp.fc1", f"{ours}/up")
