@@ -36,7 +36,7 @@ def test_loops_count_as_often_as_they_run_and_inner_functions_too():
         # torchvision's documentation, in 10^9 multiply-adds.
         ("resnet18", 1.81), ("resnet50", 4.09), ("vgg16", 15.47), ("mobilenet_v3_large", 0.22),
         ("efficientnet_b0", 0.39), ("densenet121", 2.83), ("convnext_tiny", 4.46),
-        ("vit_b_16", 17.56),
+        ("squeezenet1_1", 0.349), ("vit_b_16", 17.56),
     ],
 )  # fmt: skip
 def test_models_need_what_is_published(name, published):

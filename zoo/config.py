@@ -180,6 +180,16 @@ MODELS: dict[str, dict[str, Field]] = {
     "resnet50": _resnet((3, 4, 6, 3), bottleneck=True),
     "resnet101": _resnet((3, 4, 23, 3), bottleneck=True),
     "resnet152": _resnet((3, 8, 36, 3), bottleneck=True),
+    "squeezenet1_1": _CLASSES
+    | {
+        "stages": Field(
+            ((16, 16), (32, 32), (48, 48, 64, 64)),
+            "numbers, each at least 1, of each stage",
+            lambda value: all(len(stage) > 0 and min(stage) >= 1 for stage in value),
+        ),
+        "features": _at_least(1, 64),
+        "dropout_rate": _fraction(0.5),
+    },
     "vgg11": _vgg((1, 1, 2, 2, 2), batch_norm=False),
     "vgg11_bn": _vgg((1, 1, 2, 2, 2), batch_norm=True),
     "vgg16": _vgg((2, 2, 3, 3, 3), batch_norm=False),
@@ -273,6 +283,7 @@ TASK_MODELS = {
         "resnet18",
         "resnet34",
         "resnet50",
+        "squeezenet1_1",
         "vgg11",
         "vgg11_bn",
         "vgg16",

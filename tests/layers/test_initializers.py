@@ -32,12 +32,16 @@ def test_pytorch_is_what_pytorchs_layers_begin_with():
             assert 0.99 / np.sqrt(fan_in) < np.abs(values).max() <= 1 / np.sqrt(fan_in)
 
 
-def test_xavier_uniform_is_pytorchs():
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("he_uniform", "kaiming_uniform_"), ("xavier_uniform", "xavier_uniform_")]
+)
+def test_uniform_ones_are_pytorchs(name, theirs):
     torch = peers.torch()
+    begin_theirs = getattr(torch.nn.init, theirs)
     torch.manual_seed(0)
     theirs = torch.empty(256, 16, 3, 3)
-    torch.nn.init.xavier_uniform_(theirs)
-    kernel, bias = begin(Conv(256, 3, initialization="xavier_uniform"), (1, 3, 3, 16))
+    begin_theirs(theirs)
+    kernel, bias = begin(Conv(256, 3, initialization=name), (1, 3, 3, 16))
     assert same_distribution(kernel, theirs)
     assert not bias.any()
 

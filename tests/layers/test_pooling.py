@@ -40,6 +40,35 @@ def test_outputs_and_gradients_are_pytorchs(height, width, arguments, values):
     np.testing.assert_allclose(gradient.transpose(0, 3, 1, 2), their_x.grad, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 7, 8])
+@pytest.mark.parametrize(
+    ("window", "strides", "padding"),
+    [(3, 2, 0), (3, 2, 1), (2, 2, 0), (2, 2, 1), (2, 5, 0), (5, 4, 2)],
+)
+def test_windows_over_the_edge_are_pytorchs(size, window, strides, padding):
+    torch = peers.torch()
+    generator = np.random.default_rng(0)
+    # Negative: zeros beyond the edge would win.
+    x = generator.integers(-4, 0, (2, size, 7, 3)).astype(float)
+    their_x = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    options = {"padding": padding, "ceil_mode": True}
+    try:
+        expected = torch.nn.MaxPool2d(window, strides, **options)(their_x)
+    except RuntimeError:  # no window begins in the image
+        with pytest.raises(UserError, match="not smaller than the window"):
+            max_pool(jnp.asarray(x), window, strides=strides, **options)
+        return
+    weight = generator.normal(size=expected.shape)
+    expected.backward(torch.tensor(weight))
+    with jax.enable_x64(True):
+        output, backward = jax.vjp(
+            lambda x: max_pool(x, window, strides=strides, **options), jnp.asarray(x)
+        )
+        (gradient,) = backward(jnp.asarray(weight.transpose(0, 2, 3, 1)))
+    np.testing.assert_array_equal(output.transpose(0, 3, 1, 2), expected.detach())
+    np.testing.assert_allclose(gradient.transpose(0, 3, 1, 2), their_x.grad, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_padding_never_wins_and_nan_always_does(dtype):
     x = jnp.full((1, 2, 2, 1), -5, dtype).at[0, 1, 1].set(jnp.nan)

@@ -16,6 +16,7 @@ from zoo.models import (
     EfficientNet,
     MobileNetV3,
     ResNet,
+    SqueezeNet,
     ViT,
     create_model,
     list_models,
@@ -27,6 +28,7 @@ from zoo.pretrained import (
     efficientnet_table,
     mobilenet_table,
     resnet_table,
+    squeezenet_table,
     variables_from_reference,
     variables_to_reference,
     vgg_table,
@@ -60,6 +62,12 @@ def resnet(stages, bottleneck):
     theirs = models.ResNet(block, list(stages), num_classes=5)
     ours = ResNet(num_classes=5, stages=stages, bottleneck=bottleneck)
     return ours, drawn(theirs), resnet_table(stages, bottleneck=bottleneck)
+
+
+def squeezenet():
+    theirs = peers.torchvision().models.SqueezeNet("1_1", num_classes=5, dropout=0.0)
+    ours = SqueezeNet(num_classes=5, dropout_rate=0.0)
+    return ours, drawn(theirs), squeezenet_table(ours.stages)
 
 
 def vgg(batch_norm):
@@ -153,6 +161,8 @@ MODELS = {
     "mobilenet, large": (lambda: mobilenet("large"), 32),
     "resnet, basic": (lambda: resnet((1, 1, 1, 2), False), 32),
     "resnet, bottleneck": (lambda: resnet((1, 1, 1, 1), True), 32),
+    # Of 16, 8 and 4 rows a last window of each pooling reaches over the edge.
+    "squeezenet": (squeezenet, 33),
     "vgg": (lambda: vgg(False), 30),
     "vgg, batch norm": (lambda: vgg(True), 32),
     "vit": (vit, 16),
@@ -176,7 +186,7 @@ PUBLISHED = {
     "vgg11": 132_863_336, "vgg11_bn": 132_868_840, "vgg16": 138_357_544, "vgg16_bn": 138_365_992,
     "convnext_tiny": 28_589_128, "densenet121": 7_978_856, "efficientnet_b0": 5_288_548,
     "mobilenet_v3_large": 5_483_032, "mobilenet_v3_small": 2_542_856,
-    "vit_b_16": 86_567_656, "vit_l_16": 304_326_632,
+    "squeezenet1_1": 1_235_496, "vit_b_16": 86_567_656, "vit_l_16": 304_326_632,
 }  # fmt: skip
 
 every = pytest.mark.parametrize("name", names())
@@ -188,7 +198,7 @@ def test_it_computes_what_torchvision_does(name):
     parity.check_parity(*make(), images(2, side))
 
 
-@pytest.mark.parametrize("name", names("convnext", "vgg", "vit"))
+@pytest.mark.parametrize("name", names("convnext", "squeezenet", "vgg", "vit"))
 def test_in_training_it_computes_and_keeps_what_torchvision_does(name):
     make, side = MODELS[name]
     parity.check_parity(*make(), images(4, side), train=True)
@@ -276,6 +286,8 @@ def test_at_full_size_it_computes_what_torchvision_does_on_a_photograph(name):
     [
         (ResNet(stem="cifer"), (1, 32, 32, 3), "'imagenet' or 'cifar'"),
         (ResNet(), (32, 32, 3), r"must be \[batch, height, width, channels\]"),
+        (SqueezeNet(), (32, 32, 3), r"must be \[batch, height, width, channels\]"),
+        (SqueezeNet(), (1, 16, 17, 3), "not smaller than the window"),
         (VGG(stages=(1,)), (1, 32, 32, 3), "as many entries"),
         (ViT(), (1, 32, 32, 3), "image_size=224"),
         (ViT(image_size=20, num_layers=1), (1, 20, 20, 3), "patch_size=16 must divide"),

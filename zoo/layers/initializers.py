@@ -18,10 +18,10 @@ def kernel_and_bias(name: str | float, fan_in: int) -> tuple[Init, Init]:
     Args:
         name: ``pytorch``: both uniform between ±1/sqrt(fan_in), as ``torch.nn.Conv2d`` and
             ``Linear`` begin (``kaiming_uniform_`` with ``a=sqrt(5)``). ``lecun_normal`` (linen's
-            own), ``he_normal``, ``xavier_uniform``: the kernel so, the bias zero.
-            ``he_normal_out``: by the number of outputs of one input and not truncated
-            (``kaiming_normal_(mode="fan_out")``), the bias zero. A number: the kernel normal with
-            this standard deviation, the bias zero.
+            own), ``he_normal``, ``he_uniform`` (``kaiming_uniform_``) and ``xavier_uniform``: the
+            kernel so, the bias zero. ``he_normal_out``: by the number of outputs of one input and
+            not truncated (``kaiming_normal_(mode="fan_out")``), the bias zero. A number: the kernel
+            normal with this standard deviation, the bias zero.
         fan_in: number of inputs to one output.
 
     Raises:
@@ -42,6 +42,7 @@ def kernel_and_bias(name: str | float, fan_in: int) -> tuple[Init, Init]:
             initializers.variance_scaling(2.0, "fan_out", "normal"),
             initializers.zeros,
         ),
+        "he_uniform": (initializers.he_uniform(), initializers.zeros),
         "xavier_uniform": (initializers.xavier_uniform(), initializers.zeros),
     }
     if name not in table:

@@ -16,6 +16,7 @@ def max_pool(
     *,
     strides: int | Pair | None = None,
     padding: int | Pair = 0,
+    ceil_mode: bool = False,
 ) -> Float[Array, "batch new_height new_width channels"]:
     """Takes the largest value of each window, as ``torch.nn.MaxPool2d``, channels last.
 
@@ -26,13 +27,19 @@ def max_pool(
         window: height and width of the window.
         strides: steps of the window; None: the window's own size.
         padding: values that never win, added on each side; fewer than the window has.
+        ceil_mode: whether a last window may reach beyond the lower and right edges; else what is
+            left over there is left out. None begins beyond the image.
 
     Raises:
         UserError: the input has no four axes, or is smaller than the window, or the padding is not.
     """
     window, padding = pair(window), pair(padding)
+    strides = window if strides is None else pair(strides)
+    sides = tuple((p, p) for p in padding)
+    if ceil_mode:
+        sides = tuple(map(_sides_of_ceil_mode, x.shape[1:3], window, strides, padding))
     if x.ndim != 4 or any(
-        size + 2 * p < w for size, p, w in zip(x.shape[1:3], padding, window, strict=True)
+        size + sum(side) < w for size, side, w in zip(x.shape[1:3], sides, window, strict=True)
     ):
         raise UserError(
             f"max_pool: the input {x.shape} must be [batch, height, width, channels] and, with "
@@ -40,10 +47,16 @@ def max_pool(
         )
     if padding[0] >= window[0] or padding[1] >= window[1]:
         raise UserError(f"max_pool: padding {padding} must be smaller than the window {window}")
-    strides = window if strides is None else pair(strides)
-    if strides == window and padding == (0, 0):
+    if strides == window and sides == ((0, 0), (0, 0)):
         return max_pool_tiles(x, window)
-    return nn.max_pool(x, window, strides=strides, padding=[(p, p) for p in padding])
+    return nn.max_pool(x, window, strides=strides, padding=sides)
+
+
+def _sides_of_ceil_mode(size: int, window: int, stride: int, padding: int) -> Pair:
+    """The padding on both sides with which the last window is whole, as PyTorch counts windows."""
+    lacking = (window - size - 2 * padding) % stride
+    # A window that would see nothing but padding does not count.
+    return (padding, padding + lacking if padding + lacking < window else padding)
 
 
 def mean_pool(

@@ -17,6 +17,7 @@ from zoo.models.gpt import GPT
 from zoo.models.mobilenet import MobileNetV3
 from zoo.models.resnet import ResNet
 from zoo.models.rnn import RNN
+from zoo.models.squeezenet import SqueezeNet
 from zoo.models.text_to_image import TextToImage
 from zoo.models.transformer import Transformer
 from zoo.models.unet import UNet
@@ -34,6 +35,7 @@ __all__ = [
     "EfficientNet",
     "MobileNetV3",
     "ResNet",
+    "SqueezeNet",
     "TextToImage",
     "Transformer",
     "UNet",
@@ -56,6 +58,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": functools.partial(ResNet, stages=(3, 4, 6, 3)),
     "resnet50": functools.partial(ResNet, stages=(3, 4, 6, 3), bottleneck=True),
     "rnn": RNN,
+    "squeezenet1_1": SqueezeNet,
     "text_to_image": TextToImage,
     "transformer": Transformer,
     "vgg11": VGG,

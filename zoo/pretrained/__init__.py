@@ -8,6 +8,7 @@ from zoo.pretrained.mobilenet import efficientnet_table, mobilenet_table
 from zoo.pretrained.published import Preprocessing, Pretrained, from_pretrained
 from zoo.pretrained.resnet import resnet_table
 from zoo.pretrained.rnn import recurrent_table, rnn_table
+from zoo.pretrained.squeezenet import squeezenet_table
 from zoo.pretrained.tables import (
     Entry,
     Part,
@@ -37,6 +38,7 @@ __all__ = [
     "recurrent_table",
     "resnet_table",
     "rnn_table",
+    "squeezenet_table",
     "to_reference",
     "transformer_table",
     "unet_table",

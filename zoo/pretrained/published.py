@@ -21,6 +21,7 @@ from zoo.pretrained.gpt import gpt_table
 from zoo.pretrained.mobilenet import efficientnet_table, mobilenet_table
 from zoo.pretrained.resnet import resnet_table
 from zoo.pretrained.rnn import rnn_table
+from zoo.pretrained.squeezenet import squeezenet_table
 from zoo.pretrained.tables import Table, variables_from_reference
 from zoo.pretrained.transformer import transformer_table
 from zoo.pretrained.vgg import vgg_table
@@ -132,6 +133,7 @@ def tables_of(name: str, module: nn.Module) -> dict[str, Table]:
         # timm names a ResNet as torchvision does.
         "resnet": lambda: {"torchvision": resnet_table(m.stages, bottleneck=m.bottleneck)},
         "rnn": lambda: {"pytorch": rnn_table(m.num_layers)},
+        "squeezenet": lambda: {"torchvision": squeezenet_table(m.stages)},
         "transformer": lambda: {
             "pytorch": transformer_table(m.num_encoder_layers, m.num_decoder_layers)
         },
