@@ -76,7 +76,7 @@ CONFIGS = (
     Quality("resnet", metric="accuracy", data="mnist_subset", most_seeds=1),
     Quality(
         "resnet",
-        variant="cifar10",
+        variant="cifar10_30min",
         metric="accuracy",
         data="cifar10",
         most_seeds=1,
