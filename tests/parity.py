@@ -32,6 +32,7 @@ def check_parity(
     ours: Callable[..., Any] | None = None,
     theirs: Callable[..., Any] | None = None,
     train: bool = False,
+    name: str = "",
 ) -> dict[str, dict[str, float]]:
     """Compares outputs, and the gradients of every parameter and input, without dropout.
 
@@ -51,6 +52,7 @@ def check_parity(
         theirs: ``(reference, *tensors) -> output``; None: ``reference(*tensors)``.
         train: as in training, of modules without dropout: the third of three passes, and what
             batch normalisations keep after it.
+        name: for the table of what was compared; empty: the module's class.
 
     Returns:
         The largest differences as shares of the largest elements, by ``forward`` and ``gradient``
@@ -69,33 +71,33 @@ def check_parity(
     assert set(ours64) == set(ours32) == set(exact)
     wrong = []
     worst = {True: 0.0, False: 0.0}
-    for name, b in exact.items():
+    for array, b in exact.items():
         if np.abs(b).max() >= TINY:
-            share = distance(single[name], b) / np.abs(b).max()
-            worst[name == "output"] = max(worst[name == "output"], share)
+            share = distance(single[array], b) / np.abs(b).max()
+            worst[array == "output"] = max(worst[array == "output"], share)
     shares = {kind: {"float64": 0.0, "float32": 0.0} for kind in ("forward", "gradient")}
-    for name, b in exact.items():
+    for array, b in exact.items():
         largest = np.abs(b).max()
-        if name.endswith("bias") and largest < TINY:
+        if array.endswith("bias") and largest < TINY:
             continue  # the gradient of a key's bias: the softmax takes it away
-        assert largest > 0, f"{name} is zero everywhere: comparing it shows nothing"
-        off64, off32 = distance(ours64[name], b), distance(ours32[name], b)
+        assert largest > 0, f"{array} is zero everywhere: comparing it shows nothing"
+        off64, off32 = distance(ours64[array], b), distance(ours32[array], b)
         if off64 > 1e-9 * largest + 1e-12:
-            wrong.append(f"{name} in float64: {off64:.2g} of {largest:.2g}")
-        if off32 > max(3 * worst[name == "output"], 1e-6) * largest:
+            wrong.append(f"{array} in float64: {off64:.2g} of {largest:.2g}")
+        if off32 > max(3 * worst[array == "output"], 1e-6) * largest:
             wrong.append(
-                f"{name} in float32: {off32:.2g}, the reference "
-                f"{distance(single[name], b):.2g} of {largest:.2g}, and "
-                f"{worst[name == 'output']:.2g} of its worst"
+                f"{array} in float32: {off32:.2g}, the reference "
+                f"{distance(single[array], b):.2g} of {largest:.2g}, and "
+                f"{worst[array == 'output']:.2g} of its worst"
             )
-        kind = shares["forward" if name == "output" else "gradient"]
+        kind = shares["forward" if array == "output" else "gradient"]
         kind["float64"] = max(kind["float64"], off64 / largest)
         kind["float32"] = max(kind["float32"], off32 / largest)
     assert not wrong, "; ".join(wrong)
     MEASURED.append(
         {
             # Some tests wrap a module to fix arguments.
-            "model": type(getattr(module, "module", module)).__name__,
+            "model": name or type(getattr(module, "module", module)).__name__,
             "reference": _described(type(reference)),
             "train": train,
             "arrays": len(exact),

@@ -14,7 +14,34 @@ from zoo.pretrained import from_reference, recurrent_table, to_reference
 every_cell = pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
 
 
-def reference(cell, inputs=3, features=4, num_layers=2):
+# Options of ours and the same ones of PyTorch's.
+OPTIONS = {
+    "plain": ({}, {}),
+    "both ways": ({"bidirectional": True}, {"bidirectional": True}),
+    "no bias": ({"use_bias": False}, {"bias": False}),
+    "projected": ({"projection": 3}, {"proj_size": 3}),
+    "all": (
+        {"bidirectional": True, "use_bias": False, "projection": 2},
+        {"bidirectional": True, "bias": False, "proj_size": 2},
+    ),
+}
+every_option = pytest.mark.parametrize(
+    ("cell", "option"),
+    [
+        (cell, option)
+        for cell in ("rnn", "rnn_relu", "lstm", "gru")
+        for option in OPTIONS
+        if cell == "lstm" or "projection" not in OPTIONS[option][0]
+    ],
+)
+
+
+def table(option, num_layers=2):
+    ours, _ = OPTIONS[option]
+    return recurrent_table(num_layers, **ours | {"projection": "projection" in ours})
+
+
+def reference(cell, inputs=3, features=4, num_layers=2, option="plain"):
     torch = peers.torch()
     torch.manual_seed(0)
     layers, options = {
@@ -23,6 +50,7 @@ def reference(cell, inputs=3, features=4, num_layers=2):
         "lstm": (torch.nn.LSTM, {}),
         "gru": (torch.nn.GRU, {}),
     }[cell]
+    options |= OPTIONS[option][1]
     return layers(inputs, features, num_layers=num_layers, batch_first=True, **options)
 
 
@@ -30,17 +58,19 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@every_cell
+@every_option
 @pytest.mark.parametrize(("num_layers", "batch", "time"), [(1, 1, 1), (2, 3, 7)])
-def test_outputs_and_gradients_are_pytorchs(cell, num_layers, batch, time):
+def test_it_computes_what_pytorch_does(cell, option, num_layers, batch, time):
     # Of the last state too: outputs and state side by side.
-    arrays = recurrence.CELLS[cell][2]
     torch = peers.torch()
-    states = [normal(num_layers, batch, 4, seed=1 + i) for i in range(arrays)]
+    given, _ = OPTIONS[option]
+    layers = num_layers * (2 if "bidirectional" in given else 1)
+    widths = [given.get("projection", 4), 4][: recurrence.CELLS[cell][2]]
+    states = [normal(layers, batch, width, seed=1 + i) for i, width in enumerate(widths)]
 
     def ours(apply, x, *states):
         carry = (
-            tuple(tuple(array[layer] for array in states) for layer in range(num_layers))
+            tuple(tuple(array[layer] for array in states) for layer in range(layers))
             if states
             else None
         )
@@ -49,24 +79,22 @@ def test_outputs_and_gradients_are_pytorchs(cell, num_layers, batch, time):
             [outputs.reshape(-1), *(array.reshape(-1) for layer in final for array in layer)]
         )
 
-    def theirs(layers, x, *states):
-        outputs, final = layers(x, states if cell == "lstm" else states[0])
+    def theirs(module, x, *states):
+        outputs, final = module(x, states if cell == "lstm" else states[0])
         final = final if cell == "lstm" else (final,)
-        last = [array[layer].reshape(-1) for layer in range(num_layers) for array in final]
+        last = [array[layer].reshape(-1) for layer in range(layers) for array in final]
         return torch.cat([outputs.reshape(-1), *last])
 
-    module = Recurrent(cell, 4, num_layers)
-    table = recurrent_table(num_layers)
-    module_with_state = _Stateful(module, ours)
     parity.check_parity(
-        module_with_state,
-        reference(cell, num_layers=num_layers),
-        table,
+        _Stateful(Recurrent(cell, 4, num_layers, **given), ours),
+        reference(cell, num_layers=num_layers, option=option),
+        table(option, num_layers),
         normal(batch, time, 3),
         *states,
         axes=None,
         ours=ours,
         theirs=theirs,
+        name=f"Recurrent, {cell}, {option}",
     )
 
 
@@ -79,36 +107,48 @@ class _Stateful:
     def init(self, key, x, *states):
         return self.module.init(key, x)
 
-    def apply(self, variables, *inputs):
-        return self.module.apply(variables, *inputs)
+    def apply(self, variables, *inputs, **options):
+        return self.module.apply(variables, *inputs, **options)
 
 
-@every_cell
-def test_padded_sequences_are_the_unpadded_ones(cell):
+@every_option
+def test_padded_it_computes_what_pytorch_does_on_packed_sequences(cell, option):
     torch = peers.torch()
-    theirs, lengths = reference(cell), [5, 2, 7]
-    x = normal(3, 7, 3)
-    packed = torch.nn.utils.rnn.pack_padded_sequence(
-        torch.tensor(x), torch.tensor(lengths), batch_first=True, enforce_sorted=False
+    lengths = np.array([5, 2, 7])
+
+    def ours(apply, x, lengths):
+        outputs, final = apply(x, lengths=lengths)
+        last = [array.reshape(-1) for layer in final for array in layer]
+        return jnp.concatenate([outputs.reshape(-1), *last])
+
+    def theirs(module, x, lengths):
+        given = torch.nn.utils.rnn.pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        packed, final = module(given)
+        outputs, _ = torch.nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)
+        final = final if cell == "lstm" else (final,)
+        last = [array[layer].reshape(-1) for layer in range(len(final[0])) for array in final]
+        return torch.cat([outputs.reshape(-1), *last])
+
+    parity.check_parity(
+        _Stateful(Recurrent(cell, 4, 2, **OPTIONS[option][0]), ours),
+        reference(cell, option=option),
+        table(option),
+        normal(3, 7, 3),
+        lengths,
+        axes=None,
+        ours=ours,
+        theirs=theirs,
+        name=f"Recurrent, {cell}, {option}, lengths",
     )
-    packed_outputs, final = theirs(packed)
-    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(packed_outputs, batch_first=True)
-    module = Recurrent(cell, 4, 2)
-    variables = jax.eval_shape(module.init, jax.random.key(0), x)
-    weights = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
-    params = from_reference(weights, recurrent_table(2), variables["params"])
-    outputs, carry = module.apply({"params": params}, x, lengths=jnp.array(lengths))
-    np.testing.assert_allclose(outputs, expected.detach(), rtol=1e-5, atol=1e-6)
-    for array, wanted in enumerate(final if cell == "lstm" else (final,)):
-        for layer in range(2):
-            np.testing.assert_allclose(
-                carry[layer][array], wanted[layer].detach(), rtol=1e-5, atol=1e-6
-            )
 
 
 @every_cell
-def test_no_gradient_reaches_padding(cell):
-    module, x, lengths = Recurrent(cell, 4, 2), jnp.asarray(normal(2, 6, 3)), jnp.array([4, 1])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_no_gradient_reaches_padding(cell, bidirectional):
+    module = Recurrent(cell, 4, 2, bidirectional=bidirectional)
+    x, lengths = jnp.asarray(normal(2, 6, 3)), jnp.array([4, 1])
     variables = module.init(jax.random.key(0), x)
 
     def total(x):
@@ -169,17 +209,28 @@ def test_forward_mode_is_refused():
         jax.jvp(lambda x: module.apply(variables, x)[0], (x,), (x,))
 
 
-def test_weights_go_there_and_back():
-    module = Recurrent("lstm", 4, 2)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_weights_go_there_and_back(option):
+    module = Recurrent("lstm", 4, 2, **OPTIONS[option][0])
     params = module.init(jax.random.key(0), normal(1, 2, 3))["params"]
-    weights = to_reference(params, recurrent_table(2))
-    expected = dict(reference("lstm").named_parameters())
+    weights = to_reference(params, table(option))
+    expected = dict(reference("lstm", option=option).named_parameters())
     assert {n: w.shape for n, w in weights.items()} == {
         n: tuple(p.shape) for n, p in expected.items()
     }
-    back = from_reference(weights, recurrent_table(2), params)
+    back = from_reference(weights, table(option), params)
     for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
         assert a.tobytes() == np.asarray(b).tobytes()
+
+
+def test_the_forget_gate_begins_open():
+    one, other = (
+        Recurrent("lstm", 4, forget_bias=bias).init(jax.random.key(0), normal(1, 2, 3))["params"]
+        for bias in (0.0, 1.5)
+    )
+    difference = other["input_bias_0"] - one["input_bias_0"]
+    np.testing.assert_allclose(difference, [0] * 4 + [1.5] * 4 + [0] * 8, atol=1e-6)
+    np.testing.assert_array_equal(other["recurrent_bias_0"], one["recurrent_bias_0"])
 
 
 @pytest.mark.parametrize(
@@ -187,6 +238,9 @@ def test_weights_go_there_and_back():
     [
         (Recurrent("lstn", 4), (1, 2, 3), "Did you mean 'lstm'"),
         (Recurrent("gru", 4), (2, 3), r"\(2, 3\)"),
+        (Recurrent("gru", 4, projection=2), (1, 2, 3), "belongs to cell='lstm', not 'gru'"),
+        (Recurrent("lstm", 4, projection=4), (1, 2, 3), "must be below features=4"),
+        (Recurrent("gru", 4, forget_bias=1.0), (1, 2, 3), "forget_bias=1.0 belongs"),
     ],
 )
 def test_what_does_not_fit_is_refused(module, shape, words):

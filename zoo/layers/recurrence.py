@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zoo.errors import UserError, did_you_mean
 from zoo.layers.initializers import kernel_and_bias
@@ -65,12 +65,20 @@ class Recurrent(nn.Module):
     """Stacked recurrent layers, as ``torch.nn.RNN``, ``LSTM`` and ``GRU`` with ``batch_first``.
 
     Parameters of layer ``k``: ``input_kernel_k [inputs, gates * features]``,
-    ``recurrent_kernel_k [features, gates * features]``, and for each a bias, as PyTorch has them.
+    ``recurrent_kernel_k [features, gates * features]``, and for each a bias, as PyTorch has them;
+    ``projection_kernel_k [features, projection]``; the same with ``_reverse`` for the way back.
 
     Attributes:
         cell: ``rnn`` (tanh), ``rnn_relu``, ``lstm`` or ``gru``.
         features: width of the state.
         num_layers: number of layers, each reading the outputs of the one before.
+        bidirectional: each layer also reads backwards, with weights of its own; both outputs side
+            by side are the layer's (Schuster and Paliwal 1997).
+        projection: width to which an LSTM's output is projected before it is used (Sak et al.
+            2014), below ``features``; 0: none.
+        use_bias: whether there are biases.
+        forget_bias: added to the initial bias of an LSTM's forget gate (Jozefowicz et al. 2015
+            take 1).
         dropout_rate: share of the outputs of all layers but the last that is zeroed in training.
         initialization: see ``zoo.layers.initializers.kernel_and_bias``. In ``pytorch`` the bound is
             1/sqrt(features) for all parameters.
@@ -79,6 +87,10 @@ class Recurrent(nn.Module):
     cell: str
     features: int
     num_layers: int = 1
+    bidirectional: bool = False
+    projection: int = 0
+    use_bias: bool = True
+    forget_bias: float = 0.0
     dropout_rate: float = 0.0
     initialization: str = "pytorch"
 
@@ -90,12 +102,13 @@ class Recurrent(nn.Module):
         *,
         lengths: Int[Array, " batch"] | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch time features"], Carry]:
+    ) -> tuple[Float[Array, "batch time outputs"], Carry]:
         """Runs over sequences.
 
         Args:
             x: inputs.
-            carry: the state of each layer before the first input; None: zeros.
+            carry: the state of each layer before the first input, of both directions one after
+                the other; None: zeros.
             lengths: number of inputs of each sequence that count; after them outputs are zero and
                 the state stays. None: all count.
             train: whether to drop out.
@@ -104,13 +117,22 @@ class Recurrent(nn.Module):
             The outputs of the last layer, and the state of each layer after the last input.
 
         Raises:
-            UserError: the cell is unknown, or the input or the carry has another shape.
+            UserError: the cell is unknown, it has no such option, or the input or the carry has
+                another shape.
         """
+        self._check_options()
         cell, gates, _ = _cell(self.cell)
         if x.ndim != 3:
             raise UserError(f"Recurrent: the input {x.shape} must be [batch, time, inputs]")
         batch, time, _ = x.shape
-        expected = initial_carry(self.cell, self.features, self.num_layers, batch)
+        expected = initial_carry(
+            self.cell,
+            self.features,
+            self.num_layers,
+            batch,
+            bidirectional=self.bidirectional,
+            projection=self.projection,
+        )
         carry = expected if carry is None else carry
         if jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, expected):
             raise UserError(
@@ -120,36 +142,110 @@ class Recurrent(nn.Module):
         counts = None
         if lengths is not None:
             counts = (jnp.arange(time)[:, None] < lengths).astype(x.dtype)
-        finals = []
+        states, finals = iter(carry), []
         sequence = x.transpose(1, 2, 0)
         for layer in range(self.num_layers):
-            input_kernel, input_bias = self._weights("input", layer, sequence.shape[1], gates)
-            kernel, bias = self._weights("recurrent", layer, self.features, gates)
-            projected = jnp.einsum("tib,ig->tgb", sequence, input_kernel) + input_bias[:, None]
-            state = tuple(array.T.astype(projected.dtype) for array in carry[layer])
-            sequence, final = recur(cell, projected, kernel, bias, state, counts)
-            finals.append(tuple(array.T for array in final))
+            outputs = []
+            for way in ("", "_reverse") if self.bidirectional else ("",):
+                inputs = backwards(sequence, lengths) if way else sequence
+                state = tuple(array.T for array in next(states))
+                output, final = self._run(cell, gates, f"{layer}{way}", inputs, state, counts)
+                outputs.append(backwards(output, lengths) if way else output)
+                finals.append(tuple(array.T for array in final))
+            sequence = jnp.concatenate(outputs, axis=1)
             if layer < self.num_layers - 1:
                 sequence = nn.Dropout(self.dropout_rate, deterministic=not train)(sequence)
         return sequence.transpose(2, 0, 1), tuple(finals)
 
+    def _run(
+        self,
+        cell: Cell,
+        gates: int,
+        name: str,
+        inputs: Float[Array, "time inputs batch"],
+        state: State,
+        counts: Float[Array, "time batch"] | None,
+    ) -> tuple[Float[Array, "time outputs batch"], State]:
+        input_kernel, input_bias = self._weights("input", name, inputs.shape[1], gates)
+        kernel, bias = self._weights("recurrent", name, self.projection or self.features, gates)
+        projected = jnp.einsum("tib,ig->tgb", inputs, input_kernel) + input_bias[:, None]
+        state = tuple(array.astype(projected.dtype) for array in state)
+        if not self.projection:
+            return recur(cell, projected, kernel, bias, state, counts)
+        kernel_init, _ = kernel_and_bias(self.initialization, self.features)
+        shape = (self.features, self.projection)
+        projection = self.param(f"projection_kernel_{name}", kernel_init, shape)
+
+        def projecting(x: Gates, h: Gates, state: State) -> State:
+            hidden, *rest = cell(x, h, state)
+            return (projection.T @ hidden, *rest)
+
+        outputs, final, _ = _scan(projecting, projected, kernel, bias, state, counts)
+        return outputs, final
+
     def _weights(
-        self, name: str, layer: int, inputs: int, gates: int
+        self, role: str, name: str, inputs: int, gates: int
     ) -> tuple[Float[Array, "inputs gates_features"], Float[Array, " gates_features"]]:
         kernel_init, bias_init = kernel_and_bias(self.initialization, self.features)
         width = gates * self.features
-        kernel = self.param(f"{name}_kernel_{layer}", kernel_init, (inputs, width))
-        return kernel, self.param(f"{name}_bias_{layer}", bias_init, (width,))
+        kernel = self.param(f"{role}_kernel_{name}", kernel_init, (inputs, width))
+        if not self.use_bias:
+            return kernel, jnp.zeros(width, kernel.dtype)
+        forgetful = self.forget_bias if (role, self.cell) == ("input", "lstm") else 0.0
+
+        def init(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
+            # Input, forget, candidate, output.
+            forget = jnp.arange(width) // self.features == 1
+            return bias_init(key, shape) + forgetful * forget
+
+        return kernel, self.param(f"{role}_bias_{name}", init, (width,))
+
+    def _check_options(self) -> None:
+        if self.projection and self.cell != "lstm":
+            raise UserError(
+                f"Recurrent: projection={self.projection} belongs to cell='lstm', not {self.cell!r}"
+            )
+        if not 0 <= self.projection < self.features:
+            raise UserError(
+                f"Recurrent: projection={self.projection} must be below features={self.features}, "
+                "0 for none"
+            )
+        if self.forget_bias and (self.cell != "lstm" or not self.use_bias):
+            raise UserError(
+                f"Recurrent: forget_bias={self.forget_bias} belongs to cell='lstm' with biases"
+            )
 
 
-def initial_carry(cell: str, features: int, num_layers: int, batch_size: int) -> Carry:
+def backwards(
+    sequence: Float[Array, "time features batch"], lengths: Int[Array, " batch"] | None
+) -> Float[Array, "time features batch"]:
+    """Reverses what counts of each sequence; what is after it stays where it is."""
+    if lengths is None:
+        return sequence[::-1]
+    places = jnp.arange(len(sequence))[:, None]
+    source = jnp.where(places < lengths, lengths - 1 - places, places)
+    return jnp.take_along_axis(sequence, source[:, None, :], axis=0)
+
+
+def initial_carry(
+    cell: str,
+    features: int,
+    num_layers: int,
+    batch_size: int,
+    *,
+    bidirectional: bool = False,
+    projection: int = 0,
+) -> Carry:
     """Returns zeros for the state of each layer of ``Recurrent``.
 
     No two of its arrays share memory, so that it can be donated.
     """
     _, _, arrays = _cell(cell)
+    # The output comes first; only it is projected.
+    widths = (projection or features, features)[:arrays]
     return tuple(
-        tuple(jnp.zeros((batch_size, features)) for _ in range(arrays)) for _ in range(num_layers)
+        tuple(jnp.zeros((batch_size, width)) for width in widths)
+        for _ in range(num_layers * (2 if bidirectional else 1))
     )
 
 
