@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import adherence, machine, tables
+from benchmarks import adherence, baselines, machine, tables
 
 RESULTS = machine.ROOT / "docs" / "results.json"
 README = machine.ROOT / "README.md"
@@ -33,7 +33,7 @@ class Quality:
 
     Attributes:
         config: its name, as in ``configs/<name>.py``.
-        metric: the metric of the table.
+        metrics: those of the table.
         data: the data of its own test split, for the table.
         others: other TFDS data sets on whose test split the checkpoint is evaluated, where their
             folder is there; or what else ``judge`` measures on.
@@ -45,7 +45,7 @@ class Quality:
     """
 
     config: str
-    metric: str
+    metrics: tuple[str, ...]
     data: str
     others: tuple[str, ...] = ()
     split: str = "test"
@@ -72,23 +72,23 @@ class Quality:
 
 
 CONFIGS = (
-    Quality("cnn", metric="accuracy", data="mnist_subset", others=("mnist",)),
-    Quality("resnet", metric="accuracy", data="mnist_subset", most_seeds=1),
+    Quality("cnn", metrics=("accuracy",), data="mnist_subset", others=("mnist",)),
+    Quality("resnet", metrics=("accuracy",), data="mnist_subset", most_seeds=1),
     Quality(
         "resnet",
         variant="cifar10_30min",
-        metric="accuracy",
+        metrics=("accuracy",),
         data="cifar10",
         most_seeds=1,
         prepared=True,
     ),
-    Quality("vit", metric="accuracy", data="mnist_subset", most_seeds=1),
-    Quality("lstm", metric="loss", data="tiny_shakespeare", split="validation", most_seeds=1),
+    Quality("vit", metrics=("accuracy",), data="mnist_subset", most_seeds=1),
+    Quality("lstm", metrics=("loss",), data="tiny_shakespeare", split="validation", most_seeds=1),
     *(
         Quality(
             "lstm",
             variant=cell,
-            metric="loss",
+            metrics=("loss",),
             data="tiny_shakespeare",
             split="validation",
             most_seeds=1,
@@ -99,16 +99,46 @@ CONFIGS = (
         Quality(
             "gpt",
             variant=variant,
-            metric="loss",
+            metrics=("loss",),
             data="tiny_shakespeare",
             split="validation+test",
         )
         for variant in ("", "nanogpt")
     ),
-    Quality("transformer", metric="sequence_error", data="cmudict", most_seeds=1),
+    Quality("transformer", metrics=("sequence_error", "token_error"), data="cmudict", most_seeds=1),
+    Quality(
+        "word_lm",
+        metrics=("perplexity",),
+        data="tatoeba_german",
+        others=(baselines.NGRAM,),
+        most_seeds=1,
+        judge=baselines.next_words,
+    ),
+    Quality(
+        "speech",
+        metrics=("token_error", "sequence_error"),
+        data="test",
+        others=("held_out",),
+        most_seeds=1,
+        judge=lambda workdir: {split: evaluate(workdir, split) for split in ("test", "held_out")},
+    ),
+    Quality(
+        "forecast",
+        metrics=tuple(
+            f"{name}_{horizon}" for horizon in (4, 13, 52) for name in ("mase", "coverage")
+        ),
+        data="co2_weekly",
+    ),
+    Quality(
+        "classify_text",
+        metrics=("f1",),
+        data="sms_spam",
+        others=(baselines.TFIDF,),
+        judge=baselines.messages,
+    ),
     Quality(
         "diffusion",
-        metric="adherence",
+        metrics=("adherence",),
         data="test",
         others=("held_out",),
         most_seeds=1,
@@ -203,22 +233,27 @@ def as_markdown(results: Sequence[Result]) -> str:
             found = [one for one in seeds if name in one["metrics"]]
             if not found:
                 continue
-            values = [one["metrics"][name][quality.metric] for one in found]
             machines = {
                 f"{one['machine']['processor']}, {one['machine']['cores']} cores" for one in found
             }
-            rows.append(
-                (
-                    f"`{quality.command}`",
-                    f"`{name}`",
-                    quality.metric,
-                    f"{statistics.mean(values):.4f}",
-                    ", ".join(f"{value:.4f}" for value in values),
-                    ", ".join(sorted({str(one["steps"]) for one in found})),
-                    f"{statistics.median(one['seconds'] for one in found):.0f} s",
-                    "; ".join(sorted(machines)),
+            for metric in quality.metrics:
+                values = [
+                    one["metrics"][name][metric] for one in found if metric in one["metrics"][name]
+                ]
+                if not values:
+                    continue
+                rows.append(
+                    (
+                        f"`{quality.command}`",
+                        f"`{name}`",
+                        metric,
+                        f"{statistics.mean(values):.4f}",
+                        ", ".join(f"{value:.4f}" for value in values),
+                        ", ".join(sorted({str(one["steps"]) for one in found})),
+                        f"{statistics.median(one['seconds'] for one in found):.0f} s",
+                        "; ".join(sorted(machines)),
+                    )
                 )
-            )
     return tables.markdown(header, rows)
 
 

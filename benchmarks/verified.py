@@ -16,7 +16,7 @@ from benchmarks import machine, tables
 
 STATUS = machine.ROOT / "zoo" / "pretrained" / "verified.json"
 DOCUMENT = machine.ROOT / "docs" / "models.md"
-TESTS = ("tests/models", "-m", "not long", "-k", "computes")
+TESTS = ("tests/models", "tests/layers/test_recurrence.py", "-m", "not long", "-k", "computes")
 KINDS = ("forward", "gradient")
 
 

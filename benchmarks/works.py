@@ -6,6 +6,7 @@ from typing import Protocol
 from benchmarks.families.cnn import CNNStep
 from benchmarks.families.gpt import Decoding, GPTStep
 from benchmarks.families.recurrent import RecurrentStep
+from benchmarks.families.sequences import SequenceStep
 from benchmarks.families.sides import Call
 from benchmarks.families.unet import Sampling, UNetStep
 
@@ -54,6 +55,15 @@ WORKS: dict[str, Work] = {
         f"{cell}-{width}": RecurrentStep(cell, width)
         for cell in ("lstm", "gru", "rnn")
         for width in (256, 512)
+    },
+    **{
+        name: SequenceStep(name, f"{title}, configs/{name}.py, training step")
+        for name, title in (
+            ("word_lm", "LSTM over German words"),
+            ("speech", "bidirectional LSTM with CTC"),
+            ("forecast", "GRU over weeks"),
+            ("classify_text", "bidirectional LSTM over messages"),
+        )
     },
     "gpt": GPTStep(),
     "decoding-1": Decoding(1),

@@ -1,7 +1,10 @@
 """What all tests share."""
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from hypothesis import settings
@@ -10,6 +13,14 @@ from hypothesis import settings
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+
+# What several tests compile, such as a family's step, is compiled once a session; xdist's workers
+# inherit the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="zoo-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 # The same examples every time, and no limit on time: other work on the machine fails no test.
 settings.register_profile("zoo", derandomize=True, deadline=None)

@@ -20,6 +20,18 @@ TINY = {
         "--config.model.feedforward_features=8", "--config.data.test_fraction=0.002",
         "--config.data.validation_fraction=0.002", "--config.task.num_beams=2",
     ],
+    "word_lm": [
+        "--config.model.features=8", "--config.model.embed_features=8",
+        "--config.data.vocabulary_size=50",
+    ],
+    "speech": [
+        "--config.model.features=8", "--config.model.num_layers=1", "--config.model.num_mels=8",
+    ],
+    "forecast": ["--config.model.features=8"],
+    "classify_text": [
+        "--config.model.features=8", "--config.model.embed_features=8",
+        "--config.data.vocabulary_size=50",
+    ],
     "diffusion": [
         "--config.model.patch_size=8", "--config.model.features=(4,)",
         "--config.model.attention=(False,)", "--config.model.norm_groups=2",

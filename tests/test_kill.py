@@ -27,7 +27,11 @@ OPTIONS = [
     "--config.train.eval_every=7", "--config.checkpoint.every=5",
 ]  # fmt: skip
 # Enough rows that the 60 steps of the fastest take a while.
-BATCH_SIZES = {"cnn": 128, "lstm": 32, "gpt": 8, "transformer": 32, "diffusion": 16}
+BATCH_SIZES = {
+    "cnn": 128, "lstm": 32, "gpt": 8, "transformer": 32, "diffusion": 16,
+    "word_lm": 32, "speech": 16, "forecast": 32, "classify_text": 32,
+}  # fmt: skip
+SEQUENCES = ("word_lm", "speech", "forecast", "classify_text")
 TIMES = {
     "seconds", "examples_per_second", "data_wait_seconds", "data_wait_share",
     "train_seconds", "compile_seconds",
@@ -170,7 +174,15 @@ def test_killed_ten_times_and_still_the_same_bits(tmp_path, whole, seed):
     assert inside >= 3
 
 
-@pytest.mark.parametrize("family", [name for name in TINY if name != "cnn"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        # Half a minute each, through the same loop and checkpoints as the others.
+        pytest.param(name, marks=pytest.mark.long) if name in SEQUENCES else name
+        for name in TINY
+        if name != "cnn"
+    ],
+)
 def test_every_family_killed_five_times_and_still_the_same_bits(tmp_path, family):
     finish(tmp_path / "whole" / "run", family)
     kills, _ = kill_often(

@@ -28,6 +28,7 @@ def _main(arguments: Sequence[str]) -> None:
         "export": lambda: _export(options),
         "generate": lambda: _generate(options),
         "predict": lambda: _predict(options),
+        "transcribe": lambda: _transcribe(options),
         "sample": lambda: _sample(options),
         "report": lambda: _report(options),
         "prepare": lambda: _prepare(options),
@@ -84,8 +85,10 @@ def _export(options: argparse.Namespace) -> None:
 def _generate(options: argparse.Namespace) -> None:
     from zoo import inference
 
+    loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
+    _say_unknown(loaded, options.prompt)
     symbols = inference.generate(
-        inference.load(options.workdir, checkpoint=options.checkpoint),
+        loaded,
         options.prompt,
         max_new_tokens=options.max_new_tokens,
         seed=options.seed,
@@ -104,21 +107,72 @@ def _predict(options: argparse.Namespace) -> None:
     from zoo import inference
 
     loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
-    if loaded.config.task.name == "classification":
-        likeliest = inference.predict_classes(loaded, options.inputs)
-        for file, classes in zip(options.inputs, likeliest, strict=True):
-            if options.json:
-                print(json.dumps({"input": file, "classes": dict(classes)}, ensure_ascii=False))
-            else:
-                shown = ", ".join(f"{name} {100 * share:.1f}%" for name, share in classes)
-                print(f"{file}\t{shown}")
+    task, inputs = loaded.config.task.name, options.inputs
+    likeliest: dict[str, Callable[[], list[list[tuple[str, float]]]]] = {
+        "classification": lambda: inference.predict_classes(loaded, inputs),
+        "text_classification": lambda: inference.predict_labels(loaded, inputs),
+        "language_modelling": lambda: [inference.next_words(loaded, text) for text in inputs],
+    }
+    if task in likeliest:
+        for text in inputs if task != "classification" else ():
+            _say_unknown(loaded, text)
+        for given, found in zip(inputs, likeliest[task](), strict=True):
+            shown = ", ".join(f"{name} {100 * share:.1f}%" for name, share in found)
+            _print_pair(given, dict(found), shown, as_json=options.json)
+    elif task == "forecasting":
+        for file in inputs:
+            _forecast(inference.forecast(loaded, file), file, options)
+    elif task == "transcription":
+        for file, text in zip(inputs, inference.transcribe(loaded, inputs), strict=True):
+            _print_pair(file, text, text, as_json=options.json)
+    else:
+        made = inference.predict_targets(loaded, inputs, num_beams=options.num_beams)
+        for source, target in zip(inputs, made, strict=True):
+            _print_pair(source, target, " ".join(target), as_json=options.json)
+
+
+def _say_unknown(loaded: Any, text: str) -> None:
+    from zoo import inference
+
+    if unknown := inference.unknown_words(loaded, text):
+        print(f"not in the vocabulary, read as unknown: {', '.join(unknown)}", file=sys.stderr)
+
+
+def _print_pair(given: str, output: Any, shown: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"input": given, "output": output}, ensure_ascii=False))
+    else:
+        print(f"{given}\t{shown}")
+
+
+def _forecast(made: Any, file: str, options: argparse.Namespace) -> None:
+    names = [f"quantile_{probability:g}" for probability in made.probabilities]
+    rows = [
+        {"date": day.isoformat(), **dict(zip(names, map(float, values), strict=True))}
+        for day, values in zip(made.dates, made.quantiles, strict=True)
+    ]
+    if made.filled:
+        print(f"{file}: {made.filled} missing values are filled in", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"input": file, "output": rows}))
         return
-    made = inference.predict_targets(loaded, options.inputs, num_beams=options.num_beams)
-    for source, target in zip(options.inputs, made, strict=True):
-        if options.json:
-            print(json.dumps({"input": source, "output": target}, ensure_ascii=False))
-        else:
-            print(f"{source}\t{' '.join(target)}")
+    print(",".join(["date", *names]))
+    for row in rows:
+        print(",".join([row["date"], *(f"{row[name]:.6g}" for name in names)]))
+    if options.plot:
+        from zoo.reports.plots import plot_bands
+
+        out = _png(options.plot)
+        plot_bands(out, [{"series": made.series, "quantiles": made.quantiles}])
+        print(f"plot in {out}", file=sys.stderr)
+
+
+def _transcribe(options: argparse.Namespace) -> None:
+    from zoo import inference
+
+    loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
+    for file, text in zip(options.files, inference.transcribe(loaded, options.files), strict=True):
+        _print_pair(file, text, text, as_json=options.json)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -197,14 +251,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", default=None, help="the folder; default: export in the run's own")
     export.add_argument("--format", choices=("safetensors",), default="safetensors")
 
-    generate = _of_run(
-        subparsers, "generate", "continue a text with a language model of characters"
-    )
+    generate = _of_run(subparsers, "generate", "continue a text with a language model")
     generate.add_argument("--prompt", required=True, help="the beginning of the text")
     _numbers(
         generate,
         {
-            "max-new-tokens": (200, "characters to add"),
+            "max-new-tokens": (200, "characters or words to add"),
             "temperature": (1.0, "0: always the likeliest; below 1: likelier ones more often"),
             "top-k": (0, "draw among this many likeliest; 0: all"),
             "top-p": (1.0, "draw among the likeliest that have this probability together"),
@@ -214,9 +266,19 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     predict = _of_run(subparsers, "predict", "the outputs for inputs, such as images' classes")
-    predict.add_argument("inputs", nargs="+", help="files of images, or words to pronounce")
+    predict.add_argument(
+        "inputs",
+        nargs="+",
+        help="files of images; words to pronounce; messages to classify; the beginnings of "
+        "sentences, for the next words; CSV files, for what comes next; WAV files",
+    )
+    predict.add_argument("--plot", default=None, help="of a forecast: the PNG file to draw it in")
     predict.add_argument("--num-beams", type=int, default=None, help="default: the run's own")
     predict.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+    transcribe = _of_run(subparsers, "transcribe", "write down what is said in WAV files")
+    transcribe.add_argument("files", nargs="+", help="the WAV files")
+    transcribe.add_argument("--json", action="store_true", help="print one JSON object a line")
 
     sample = _of_run(subparsers, "sample", "draw images for a caption")
     sample.add_argument("--prompt", required=True, help="the caption")

@@ -65,6 +65,7 @@ _TOP = {
     "reset": Field("", "a regular expression", lambda value: _compiles(value)),
 }
 
+_CELLS = ("gru", "lstm", "rnn", "rnn_relu")
 _INITIALIZATIONS = ("pytorch", "lecun_normal", "he_normal", "xavier_uniform")
 
 _CLASSES = {"num_classes": _at_least(0, 1000)}
@@ -197,9 +198,48 @@ MODELS: dict[str, dict[str, Field]] = {
     "vit_b_16": _vit(768, 12, 12),
     "vit_l_16": _vit(1024, 24, 16),
     "vit_s_16": _vit(384, 12, 6),
+    "forecaster": {
+        "horizon": _at_least(0, 52),
+        "quantiles": Field(
+            (0.05, 0.5, 0.95),
+            "an odd number of probabilities between 0 and 1, increasing",
+            lambda value: (
+                len(value) % 2 == 1
+                and 0 < value[0] <= value[-1] < 1
+                and list(value) == sorted(set(value))
+            ),
+        ),
+        "period": _above_zero(52.18),
+        "cell": _choice("gru", *_CELLS),
+        "features": _at_least(1, 64),
+        "num_layers": _at_least(1, 1),
+        "dropout_rate": _fraction(0.0),
+    },
+    "speech_recognizer": {
+        "num_symbols": _at_least(0, 11),
+        "sample_rate": _at_least(1, 8000),
+        "window": Field(
+            256, "an even number, at least 2", lambda value: value >= 2 and value % 2 == 0
+        ),
+        "hop": _at_least(1, 80),
+        "num_mels": _at_least(1, 32),
+        "stack": _at_least(1, 3),
+        "features": _at_least(1, 128),
+        "num_layers": _at_least(1, 2),
+        "dropout_rate": _fraction(0.0),
+    },
+    "text_classifier": {
+        "num_classes": _at_least(0, 2),
+        "vocab_size": _at_least(0, 4000),
+        "cell": _choice("lstm", *_CELLS),
+        "embed_features": _at_least(1, 64),
+        "features": _at_least(1, 64),
+        "num_layers": _at_least(1, 1),
+        "dropout_rate": _fraction(0.0),
+    },
     "rnn": {
         "vocab_size": _at_least(0, 256),
-        "cell": _choice("lstm", "gru", "lstm", "rnn", "rnn_relu"),
+        "cell": _choice("lstm", *_CELLS),
         "embed_features": _at_least(1, 256),
         "features": _at_least(1, 256),
         "num_layers": _at_least(1, 2),
@@ -261,12 +301,15 @@ TASKS: dict[str, dict[str, Field]] = {
         "sampling_steps": _at_least(1, 50),
         "sampler": _choice("ddim", "ddim", "ddpm"),
     },
+    "forecasting": {},
     "language_modelling": {},
     "sequence_to_sequence": {
         "label_smoothing": _fraction(0.1),
         "num_beams": _at_least(1, 4),
         "length_penalty": Field(1.0, "finite", math.isfinite),
     },
+    "text_classification": {"label_smoothing": _fraction(0.0)},
+    "transcription": {},
 }
 
 # By task: the models that it trains.
@@ -293,16 +336,22 @@ TASK_MODELS = {
         "vit_s_16",
     ),
     "diffusion": ("text_to_image",),
+    "forecasting": ("forecaster",),
     "language_modelling": ("gpt", "rnn"),
     "sequence_to_sequence": ("transformer",),
+    "text_classification": ("text_classifier",),
+    "transcription": ("speech_recognizer",),
 }
 
 # By task: what its evaluation measures; ``checkpoint.metric`` is one of them.
 TASK_METRICS = {
     "classification": ("accuracy", "loss"),
     "diffusion": ("loss",),
+    "forecasting": ("loss", "absolute_error"),
     "language_modelling": ("loss", "accuracy"),
     "sequence_to_sequence": ("loss", "accuracy"),
+    "text_classification": ("accuracy", "loss"),
+    "transcription": ("loss", "accuracy"),
 }
 
 # By task: its kind of data. The first field of each is the name.
@@ -332,12 +381,40 @@ DATA: dict[str, dict[str, Field]] = {
     },
     "diffusion": {"name": _choice("digit_scenes", "digit_scenes")},
     "language_modelling": {
-        "name": _choice("tiny_shakespeare", "text", "tiny_shakespeare"),
+        "name": _choice(
+            "tiny_shakespeare", "sentences", "tatoeba_german", "text", "tiny_shakespeare"
+        ),
         "path": Field(""),
         "context": _at_least(1, 64),
         "eval_context": _at_least(0, 0),
         "stride": _at_least(0, 0),
         "order": _choice("shuffled", "shuffled", "lanes"),
+        "vocabulary_size": _at_least(3, 8000),
+    },
+    "forecasting": {
+        "name": _choice("co2_weekly", "co2_weekly", "series"),
+        "path": Field(""),
+        "time_column": Field("date"),
+        "value_column": Field("value"),
+        "context": _at_least(2, 156),
+        "horizon": _at_least(1, 52),
+        "period": _at_least(1, 52),
+    },
+    "text_classification": {
+        "name": _choice("sms_spam", "messages", "sms_spam"),
+        "path": Field(""),
+        "text_column": Field("text"),
+        "label_column": Field("label"),
+        "max_length": _at_least(1, 64),
+        "vocabulary_size": _at_least(3, 4000),
+    },
+    "transcription": {
+        "name": _choice("spoken_digits", "spoken_digits", "wav_folder"),
+        "path": Field(""),
+        "max_seconds": _above_zero(4.0),
+        "max_symbols": _at_least(1, 6),
+        "gap_seconds": _at_least(0, 0.3),
+        "noise": _at_least(0, 0.003),
     },
     "sequence_to_sequence": {
         "name": _choice("cmudict", "cmudict", "pairs"),

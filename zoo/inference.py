@@ -1,9 +1,11 @@
 """What is done with a finished run: load it, evaluate it, and ask it."""
 
 import dataclasses
+import datetime
 import importlib.resources
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Array, Float32, Int, UInt8
 from ml_collections import ConfigDict
 
 from zoo import building, data
 from zoo import config as configs
+from zoo.data import sentences
 from zoo.data.folders import read_image
 from zoo.data.images import image_transform
+from zoo.data.messages import encode_message
 from zoo.data.pairs import END, encode_source
 from zoo.data.scenes import encode_caption, to_pixels
+from zoo.data.series import columns, read_series
+from zoo.data.speech import SAMPLE_RATE, read_wav
+from zoo.data.text import read_text
 from zoo.decoding import beam_search, stream
 from zoo.errors import UserError
 from zoo.flops import count_flops
@@ -61,7 +68,7 @@ class Loaded:
         Raises:
             UserError: the run is no classifier.
         """
-        _need(self, "classification", "labels")
+        _need(self, ("classification", "text_classification"), "labels")
         return self.vocabularies["classes"].symbols
 
     def preprocess(
@@ -213,9 +220,10 @@ def generate(
     """Continues a text with a run's language model, one symbol after the other as they come.
 
     Args:
-        loaded: a run of ``configs/gpt.py`` or ``configs/lstm.py``.
-        prompt: the beginning, at least one symbol; it is not repeated.
-        max_new_tokens: how many symbols to add, at least 1.
+        loaded: a run of ``configs/gpt.py``, ``configs/lstm.py`` or ``configs/word_lm.py``.
+        prompt: the beginning, at least one symbol; it is not repeated. Words that are not in the
+            vocabulary of a model of words are read as the unknown word.
+        max_new_tokens: how many symbols to add, at least 1; a sentence may end before.
         seed: the same seed gives the same text.
         temperature: 0: always the likeliest symbol; see ``zoo.decoding.filter_logits``.
         top_k: see there.
@@ -232,8 +240,7 @@ def generate(
         raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
     if not prompt:
         raise UserError("the prompt is empty: give at least one character")
-    vocabulary = loaded.vocabularies["characters"]
-    tokens = jnp.asarray(vocabulary.encode(prompt))[None]
+    tokens, end, spelled = _read_prompt(loaded, prompt)
     # None: a recurrent state has room for any text.
     context = loaded.config.model.get("context")
     model: Any = loaded.module
@@ -245,7 +252,7 @@ def generate(
         length = tokens.shape[1] + max_new_tokens
         if context and length > context:
             raise UserError(
-                f"beam search over {length} characters is more than the model's context of "
+                f"beam search over {length} symbols is more than the model's context of "
                 f"{context}: shorten the prompt or lower max_new_tokens"
             )
         found, _ = beam_search(
@@ -254,9 +261,9 @@ def generate(
             tokens,
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
-            end=-1,
+            end=end,
         )
-        return iter(vocabulary.decode(np.asarray(found[0])))
+        return map(spelled, itertools.takewhile(lambda t: t != end, np.asarray(found[0]).tolist()))
     new = stream(
         step,
         lambda: model.initial_cache(1, context or 0),
@@ -264,11 +271,62 @@ def generate(
         jax.random.key(seed),
         max_new_tokens=max_new_tokens,
         context=context,
+        end=None if end < 0 else end,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
     )
-    return (vocabulary.symbols[int(token[0])] for token in new)
+    return map(spelled, itertools.takewhile(lambda t: t != end, (int(token[0]) for token in new)))
+
+
+def next_words(loaded: Loaded, prompt: str, *, most: int = 10) -> list[tuple[str, float]]:
+    """Returns the likeliest next symbols after the beginning of a text, with probabilities.
+
+    Args:
+        loaded: a run of a language model; ``configs/word_lm.py`` has words as symbols.
+        prompt: the beginning; empty: what sentences begin with, of a model of words.
+        most: how many.
+
+    Raises:
+        UserError: the run is no language model, or the prompt is longer than its context.
+    """
+    _need(loaded, "language_modelling", "zoo predict")
+    tokens, _, _ = _read_prompt(loaded, prompt)
+    (vocabulary,) = loaded.vocabularies.values()
+    made: Any = jax.jit(loaded.module.apply)(loaded.variables, tokens)
+    shares = np.asarray(jax.nn.softmax(made[0][0, -1]))
+    return [(vocabulary.symbols[i], float(shares[i])) for i in np.argsort(-shares)[:most]]
+
+
+def unknown_words(loaded: Loaded, text: str) -> list[str]:
+    """Returns the words of a text that a run's model of words or texts reads as the unknown word.
+
+    Of a run without words in its vocabulary there are none.
+    """
+    if "words" not in loaded.vocabularies:
+        return []
+    known = loaded.vocabularies["words"].numbers
+    cased = loaded.config.task.name == "language_modelling"
+    return [w for w in sentences.words_of(text if cased else text.lower()) if w not in known]
+
+
+def _read_prompt(
+    loaded: Loaded, prompt: str
+) -> tuple[Int[Array, "1 time"], int, Callable[[int], str]]:
+    """Returns the tokens of a prompt, the token that ends a text or -1, and how tokens are spelled.
+
+    Characters must all be known; of words, those that are not are one symbol.
+    """
+    if "words" in loaded.vocabularies:
+        words = loaded.vocabularies["words"]
+        numbers = [sentences.END, *sentences.encode(prompt, words)]
+        return (
+            jnp.asarray(numbers, jnp.int32)[None],
+            sentences.END,
+            lambda token: sentences.spaced(words.symbols[token]),
+        )
+    characters = loaded.vocabularies["characters"]
+    return jnp.asarray(characters.encode(prompt))[None], -1, characters.symbols.__getitem__
 
 
 def predict_classes(
@@ -302,10 +360,121 @@ def predict_classes(
     )
     # One by one: any number of files with one compilation.
     probabilities = [np.asarray(predict(image[None]))[0] for image in images]
+    return _likeliest(classes, probabilities, most)
+
+
+def predict_labels(
+    loaded: Loaded, texts: Sequence[str], *, most: int = 5
+) -> list[list[tuple[str, float]]]:
+    """Returns the likeliest classes of texts, each with its probability.
+
+    Args:
+        loaded: a run of ``configs/classify_text.py``.
+        texts: what to classify.
+        most: how many classes of each.
+
+    Raises:
+        UserError: the run is of another task.
+    """
+    _need(loaded, "text_classification", "zoo predict")
+    words, length = loaded.vocabularies["words"], loaded.config.data.max_length
+    examples = [encode_message(text, words, length) for text in texts]
+    batch = {name: np.stack([one[name] for one in examples]) for name in examples[0]}
+    made = jax.jit(loaded.task.predict)(loaded.variables["params"], {}, batch, jax.random.key(0))
+    return _likeliest(loaded.labels, np.asarray(made["probability"]), most)
+
+
+def _likeliest(
+    classes: Sequence[str], probabilities: Any, most: int
+) -> list[list[tuple[str, float]]]:
     return [
         [(classes[index], float(row[index])) for index in np.argsort(-row)[:most]]
         for row in probabilities
     ]
+
+
+def transcribe(loaded: Loaded, files: Sequence[str | Path]) -> list[str]:
+    """Returns what is said in WAV files.
+
+    Args:
+        loaded: a run of ``configs/speech.py``.
+        files: sounds of any length and rate; they are heard at the run's own rate.
+
+    Raises:
+        UserError: the run is of another task, or a file cannot be read; all those are named.
+    """
+    _need(loaded, "transcription", "zoo transcribe")
+    sounds, broken = [], []
+    for file in files:
+        try:
+            sounds.append(read_wav(Path(file)))
+        except UserError as error:
+            broken.append(str(error))
+    if broken:
+        raise UserError("\n".join(broken))
+    predict = jax.jit(loaded.task.predict)
+    symbols = loaded.vocabularies["symbols"]
+    # As long as in training, or a multiple: few lengths are compiled.
+    step = round(loaded.config.data.max_seconds * SAMPLE_RATE)
+    texts = []
+    for sound in sounds:
+        samples = np.pad(sound, (0, -len(sound) % step))
+        batch = {"samples": samples[None], "length": np.asarray([len(sound)], np.int32)}
+        made = predict(loaded.variables["params"], {}, batch, jax.random.key(0))
+        texts.append("".join(symbols.decode([t for t in np.asarray(made["text"])[0] if t])))
+    return texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What comes after a series.
+
+    Attributes:
+        dates: of the values that are forecast.
+        probabilities: of the quantiles, increasing; the middle one is the forecast.
+        quantiles: for each date.
+        series: the values before, that the forecast was made from.
+        filled: how many missing values of the whole file were filled along a straight line.
+    """
+
+    dates: tuple[datetime.date, ...]
+    probabilities: tuple[float, ...]
+    quantiles: Float32[np.ndarray, "horizon quantiles"]
+    series: Float32[np.ndarray, " context"]
+    filled: int
+
+
+def forecast(loaded: Loaded, path: str) -> Forecast:
+    """Returns quantiles of the values that follow a series.
+
+    Args:
+        loaded: a run of ``configs/forecast.py``.
+        path: a CSV file with the run's own columns of time and value.
+
+    Raises:
+        UserError: the run is of another task, the file is wrong in a named line, or the series is
+            shorter than what the model reads.
+    """
+    _need(loaded, "forecasting", "zoo predict")
+    fields = loaded.config.data
+    names = columns(fields.name, fields.time_column, fields.value_column)
+    series = read_series(path, read_text(path), *names)
+    if len(series.values) < fields.context:
+        raise UserError(
+            f"{path} has {len(series.values)} values; this run reads data.context={fields.context}"
+        )
+    model: Any = loaded.module
+    last = len(series.values) - 1
+    seen = series.values[-fields.context :].astype(np.float32)
+    phase = np.asarray([series.phase(last)], np.float32)
+    made: Any = jax.jit(model.apply)(loaded.variables, seen[None], phase)
+    return Forecast(
+        dates=tuple(series.date(last + 1 + i) for i in range(model.horizon)),
+        probabilities=tuple(model.quantiles),
+        quantiles=np.asarray(made)[0],
+        series=seen,
+        filled=len(series.filled),
+    )
 
 
 def predict_targets(
@@ -381,9 +550,10 @@ def draw(
     return to_pixels(np.asarray(images))
 
 
-def _need(loaded: Loaded, task: str, command: str) -> None:
-    if loaded.config.task.name != task:
+def _need(loaded: Loaded, task: str | tuple[str, ...], command: str) -> None:
+    tasks = (task,) if isinstance(task, str) else task
+    if loaded.config.task.name not in tasks:
         raise UserError(
-            f"{command} needs a run with task.name={task!r}; this one has "
+            f"{command} needs a run with task.name={' or '.join(map(repr, tasks))}; this one has "
             f"{loaded.config.task.name!r}"
         )

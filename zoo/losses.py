@@ -75,3 +75,21 @@ def mean_squared_error(
 def _check_same_shape(a: Array, b: Array) -> None:
     if a.shape != b.shape:
         raise ValueError(f"the shapes {a.shape} and {b.shape} must be equal")
+
+
+def pinball(
+    predictions: Float[Array, "*shape"],
+    targets: Float[Array, "*shape"],
+    probabilities: Float[Array, "*shape"],
+) -> Float[Array, "*shape"]:
+    """The loss whose expectation is least at a quantile (Koenker and Bassett 1978).
+
+    Matches scikit-learn's ``mean_pinball_loss`` before the mean. Shapes are broadcast.
+
+    Args:
+        predictions: of the quantiles.
+        targets: what came.
+        probabilities: of the quantiles, between 0 and 1.
+    """
+    over = targets - predictions
+    return jnp.maximum(probabilities * over, (probabilities - 1) * over)

@@ -164,8 +164,8 @@ def _train_and_report(
     plot_scores(workdir, report, symbols)
     if "mistakes" in report:
         source = dataset.open("test")
-        images = [source[wrong["index"]]["image"] for wrong in report["mistakes"]]
-        write_mistakes(workdir, images)
+        wrong = [source[mistake["index"]] for mistake in report["mistakes"]]
+        write_mistakes(workdir, [example["image"] for example in wrong if "image" in example])
     _write_report(workdir, report)
     write_page(workdir / "report.html", {workdir.name: workdir})
     return report

@@ -98,22 +98,10 @@ class RecurrentStep:
 
     def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """PyTorch's own layers."""
-        import torch
-
-        layers = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[self.cell]
-
-        class LanguageModel(torch.nn.Module):
-            def __init__(self, width: int) -> None:
-                super().__init__()
-                self.embed = torch.nn.Embedding(VOCAB, width)
-                self.rnn = layers(width, width, num_layers=LAYERS, batch_first=True)
-                self.output = torch.nn.Linear(width, VOCAB)
-
-            def forward(self, tokens: Any) -> Any:
-                return self.output(self.rnn(self.embed(tokens))[0])
+        from benchmarks.torch_peers.sequences import LanguageModel
 
         return torch_step(
-            LanguageModel(self.width),
+            LanguageModel(self.cell, VOCAB, self.width, self.width, LAYERS),
             lambda model, batch: torch_token_loss(model(batch["tokens"]), batch),
             folder,
             dtype,

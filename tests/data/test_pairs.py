@@ -75,7 +75,7 @@ def test_files_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("pairs.csv", "a,b", [".tsv or .jsonl"]),
+        ("pairs.txt", "a,b", [".csv, .tsv or .jsonl"]),
         ("pairs.tsv", "", ["is empty"]),
         ("pairs.tsv", "source\ttarget\na\n", ["line 2", "1 columns"]),
         ("pairs.tsv", "sorce\ttarget\na\tb\n", ["'source'", "Did you mean 'sorce'"]),

@@ -23,8 +23,8 @@ def test_a_scene_is_a_function_of_split_and_number():
 
 
 def test_held_out_pairs_are_never_trained_on_and_leave_none_unseen():
-    train = {facts(scenes.Scenes("train")[i])[:2] for i in range(3000)}
-    held_out = {facts(scenes.Scenes("held_out")[i])[:2] for i in range(200)}
+    train = {facts(scenes.Scenes("train")[i])[:2] for i in range(600)}
+    held_out = {facts(scenes.Scenes("held_out")[i])[:2] for i in range(80)}
     assert held_out == set(scenes.HELD_OUT)
     assert len(train) == 60 - len(scenes.HELD_OUT)
     assert not train & held_out

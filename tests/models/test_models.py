@@ -50,6 +50,19 @@ SMALL = {
         {"vocab_size": 11, "context": 9, "num_layers": 2, "num_heads": 2, "features": 8},
         lambda n: (tokens(1, n, 7),),
     ),
+    "forecaster": (
+        # One quantile: several are in order, which what is learnt by heart here is not.
+        {"horizon": 4, "quantiles": (0.5,), "period": 4.0, "features": 6},
+        lambda n: (normal(1, n, 9), jnp.arange(n) * 1.0),
+    ),
+    "speech_recognizer": (
+        {"num_symbols": 5, "num_mels": 8, "features": 6, "window": 64, "hop": 32},
+        lambda n: (normal(1, n, 500), jnp.full(n, 500)),
+    ),
+    "text_classifier": (
+        {"num_classes": 5, "vocab_size": 11, "embed_features": 5, "features": 6},
+        lambda n: (tokens(1, n, 7), jnp.full(n, 7)),
+    ),
     "rnn": (
         {"vocab_size": 11, "embed_features": 5, "features": 6},
         lambda n: (tokens(1, n, 7),),

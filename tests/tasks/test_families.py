@@ -2,6 +2,7 @@
 
 import json
 import logging
+import wave
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from families import TINY
 
 import zoo
-from zoo import building, commands, inference
+from zoo import building, cli, commands, inference
 from zoo.config import check
 from zoo.errors import UserError
 from zoo.training.step import make_train_step
@@ -23,6 +24,8 @@ def config(family, *overrides):
         *TINY[family], "--config.train.steps=6", "--config.train.batch_size=8",
         "--config.train.eval_batch_size=256", "--config.train.log_every=2",
         "--config.train.eval_every=3", "--config.checkpoint.every=2", "--config.mesh.data=1",
+        # A run that becomes longer has the same learning rates.
+        "--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=0",
     ]  # fmt: skip
     return commands.override(commands.load_config(f"configs/{family}.py"), [*tiny, *overrides])
 
@@ -70,14 +73,10 @@ def test_a_run_is_loaded_without_its_data_and_evaluates_to_its_own_numbers(finis
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
-    family, _, _, _ = finished
-    zoo.run(config(family, "--config.train.steps=4", "--config.optimizer.schedule=constant",
-                   "--config.optimizer.warmup_steps=0"), tmp_path)  # fmt: skip
-    whole = tmp_path / "whole"
-    options = ("--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=0")
-    zoo.run(config(family, *options), whole)
-    zoo.run(config(family, *options), tmp_path)
-    one, two = (zoo.load(folder).variables for folder in (whole, tmp_path))
+    family, workdir, _, _ = finished
+    zoo.run(config(family, "--config.train.steps=4"), tmp_path)
+    zoo.run(config(family), tmp_path)
+    one, two = (zoo.load(folder).variables for folder in (workdir, tmp_path))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -148,22 +147,87 @@ def test_a_carried_state_is_that_of_the_whole_text():
         np.testing.assert_array_equal(a, b)
 
 
-def test_commands_ask_runs_and_refuse_others(finished):
+def test_commands_ask_runs_and_refuse_others(finished, tmp_path):
     family, workdir, _, _ = finished
     loaded = zoo.load(workdir)
+    sound, series = tmp_path / "a.wav", tmp_path / "co2.csv"
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(np.zeros(9000, "<i2").tobytes())
+    days = np.datetime64("2020-01-01") + 7 * np.arange(160)
+    series.write_text("date,co2\n" + "".join(f"{day},{i % 52}\n" for i, day in enumerate(days)))
+    text = ("lstm", "gpt", "word_lm")
     asked = {
         "lstm": lambda: list(inference.generate(loaded, "ROMEO", max_new_tokens=3)),
         "gpt": lambda: list(inference.generate(loaded, "ROMEO", max_new_tokens=3, num_beams=2)),
+        "word_lm": lambda: inference.next_words(loaded, "Die Katze", most=3),
         "transformer": lambda: [
             " ".join(t) for t in inference.predict_targets(loaded, ["word", "it"])
         ],
         "diffusion": lambda: inference.draw(loaded, "a red one in the top left", num=2, steps=2),
+        "speech": lambda: inference.transcribe(loaded, [sound, sound]),
+        "classify_text": lambda: inference.predict_labels(loaded, ["call now", ""]),
+        "forecast": lambda: inference.forecast(loaded, str(series)).quantiles,
     }
     for name, ask in asked.items():
         if name == family:
             first, second = ask(), ask()
             np.testing.assert_array_equal(first, second)
-            assert len(first) == (3 if name in ("lstm", "gpt") else 2)
-        elif {name, family} != {"lstm", "gpt"}:
+            assert len(first) == (3 if name in text else 52 if name == "forecast" else 2)
+        elif not {name, family} <= set(text):
             with pytest.raises(UserError, match=r"needs a run with task\.name"):
                 ask()
+
+
+@pytest.mark.parametrize("finished", ["word_lm"], indirect=True)
+def test_words_are_continued_and_unknown_ones_are_said(finished, capsys):
+    _, workdir, _, _ = finished
+    cli.main(["predict", f"--workdir={workdir}", "Tom Xyzzy", "--json"])
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["input"] == "Tom Xyzzy"
+    assert len(found["output"]) == 10
+    assert list(found["output"].values()) == sorted(found["output"].values(), reverse=True)
+    assert "read as unknown: Xyzzy" in said.err
+    cli.main(["generate", f"--workdir={workdir}", "--prompt=Tom", "--max-new-tokens=4"])
+    said = capsys.readouterr()
+    assert said.out.startswith("Tom")
+    assert len(said.out.split()) <= 5
+    assert "unknown" not in said.err
+
+
+@pytest.mark.parametrize("finished", ["forecast"], indirect=True)
+def test_a_forecast_is_a_table_and_a_plot(finished, tmp_path, capsys):
+    _, workdir, _, _ = finished
+    series, plot = tmp_path / "co2.csv", tmp_path / "ahead.png"
+    days = np.datetime64("2020-01-01") + 7 * np.arange(200)
+    rows = [f"{day},{'' if i == 50 else i % 52}\n" for i, day in enumerate(days)]
+    series.write_text("date,co2\n" + "".join(rows))
+    cli.main(["predict", f"--workdir={workdir}", str(series), f"--plot={plot}"])
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0] == "date,quantile_0.05,quantile_0.5,quantile_0.95"
+    assert len(lines) == 53
+    assert lines[1].startswith(str(days[-1] + 7))
+    low, middle, high = map(float, lines[1].split(",")[1:])
+    assert low < middle < high
+    assert plot.exists()
+    assert "1 missing values are filled in" in said.err
+    series.write_text("date,co2\n" + "".join(rows[-100:]))
+    with pytest.raises(UserError, match="has 100 values; this run reads data.context=156"):
+        inference.forecast(zoo.load(workdir), str(series))
+
+
+def test_reports_have_examples_of_texts_and_bands(finished):
+    family, workdir, report, _ = finished
+    page = (workdir / "report.html").read_text()
+    if family in ("lstm", "gpt", "word_lm"):
+        assert set(report["examples"][0]) == {"given", "continued"}
+        assert "<h2>Examples" in page
+    if family == "speech":
+        assert set(report["examples"][0]) == {"said", "heard"}
+    if family == "classify_text":
+        assert all(mistake["text"] for mistake in report["mistakes"])
+    if family == "forecast":
+        assert (workdir / "bands.png").exists()
+        assert "Forecasts, the first" in page

@@ -75,13 +75,19 @@ def token_array(tokens: Any, length: int, padding: int = 0) -> np.ndarray:
 
 def _loaders() -> dict[str, Callable[..., Dataset]]:
     from zoo.data.images import load_images
+    from zoo.data.messages import load_messages
     from zoo.data.pairs import load_pairs
     from zoo.data.scenes import load_scenes
-    from zoo.data.text import load_text
+    from zoo.data.sentences import load_language
+    from zoo.data.series import load_series
+    from zoo.data.speech import load_speech
 
     return {
         "classification": load_images,
         "diffusion": load_scenes,
-        "language_modelling": load_text,
+        "forecasting": load_series,
+        "language_modelling": load_language,
         "sequence_to_sequence": load_pairs,
+        "text_classification": load_messages,
+        "transcription": load_speech,
     }

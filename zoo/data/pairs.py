@@ -1,18 +1,16 @@
 """Pairs of sequences: what is read and what is written, such as spelling and pronunciation."""
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32
 
+from zoo.data.columns import read_columns
 from zoo.data.datasets import Dataset, token_array
-from zoo.data.sources import DataError, Example
-from zoo.data.text import embedded_text, read_text
+from zoo.data.sources import DataError, Example, share_of
+from zoo.data.text import embedded_text
 from zoo.data.vocabulary import Vocabulary
 from zoo.errors import did_you_mean
 
@@ -45,7 +43,7 @@ def load_pairs(
     Args:
         name: ``cmudict``: English words and their phonemes, comes with the package; ``pairs``: a
             file of one's own.
-        path: the file of ``pairs``: ``.tsv`` with a header, or ``.jsonl``; in UTF-8.
+        path: the file of ``pairs``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in UTF-8.
         source_column: name of the column, or key, of the sources.
         target_column: name of the column, or key, of the targets.
         target_symbols: of ``pairs``: ``words``: a target is divided at spaces; ``characters``.
@@ -69,7 +67,7 @@ def load_pairs(
         pairs = read_cmudict(embedded_text("cmudict.dict.gz"), stress=stress)
     else:
         if not path:
-            raise DataError("data.name='pairs' needs data.path: give a .tsv or .jsonl file")
+            raise DataError("data.name='pairs' needs data.path: give a .csv, .tsv or .jsonl file")
         pairs = read_pairs(path, source_column, target_column, target_symbols)
     short = {
         source: kept
@@ -82,7 +80,7 @@ def load_pairs(
         "train": {}, "validation": {}, "test": {},
     }  # fmt: skip
     for source, targets in short.items():
-        share = _share(source)
+        share = share_of(source)
         divided[next(split for split, limit in limits.items() if share < limit)][source] = targets
     for split, chosen in divided.items():
         if not chosen:
@@ -183,24 +181,13 @@ def read_cmudict(text: str, *, stress: bool = False) -> Pairs:
 
 
 def read_pairs(path: str, source_column: str, target_column: str, target_symbols: str) -> Pairs:
-    """Returns the pairs of a ``.tsv`` file with a header, or of a ``.jsonl`` file.
+    """Returns the pairs of a ``.csv`` or ``.tsv`` file with a header, or of a ``.jsonl`` file.
 
     Raises:
-        DataError: the file is absent, not UTF-8, of another kind, or wrong in a named line.
+        DataError: see ``read_columns``.
     """
-    suffix = Path(path).suffix
-    if suffix not in (".tsv", ".jsonl"):
-        raise DataError(f"data.path={path} must end in .tsv or .jsonl")
-    lines = read_text(path).splitlines()
-    read = _tsv_rows if suffix == ".tsv" else _jsonl_rows
     pairs: dict[str, list[tuple[str, ...]]] = {}
-    for number, row in read(path, lines):
-        for column in (source_column, target_column):
-            if not isinstance(row.get(column), str):
-                raise DataError(
-                    f"{path}, line {number}: no text in the column {column!r}."
-                    f"{did_you_mean(column, [str(name) for name in row])}"
-                )
+    for _, row in read_columns(path, (source_column, target_column)):
         target = row[target_column]
         symbols = tuple(target.split()) if target_symbols == "words" else tuple(target)
         known = pairs.setdefault(row[source_column], [])
@@ -209,36 +196,5 @@ def read_pairs(path: str, source_column: str, target_column: str, target_symbols
     return pairs
 
 
-def _tsv_rows(path: str, lines: list[str]) -> Iterable[tuple[int, Mapping[str, str]]]:
-    if not lines:
-        raise DataError(f"{path} is empty")
-    header = lines[0].split("\t")
-    for number, line in enumerate(lines[1:], start=2):
-        cells = line.split("\t")
-        if len(cells) != len(header):
-            raise DataError(
-                f"{path}, line {number} has {len(cells)} columns, the header {len(header)}"
-            )
-        yield number, dict(zip(header, cells, strict=True))
-
-
-def _jsonl_rows(path: str, lines: list[str]) -> Iterable[tuple[int, Mapping[str, str]]]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number} must be an object")
-        yield number, row
-
-
 def _symbols(sequences: Iterable[Iterable[str]]) -> list[str]:
     return sorted({symbol for sequence in sequences for symbol in sequence})
-
-
-def _share(source: str) -> float:
-    """A number in [0, 1) that depends on the source alone."""
-    return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8]) / 2**64

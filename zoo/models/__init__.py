@@ -13,11 +13,14 @@ from zoo.models.cnn import CNN
 from zoo.models.convnext import ConvNeXt
 from zoo.models.densenet import DenseNet
 from zoo.models.efficientnet import EfficientNet
+from zoo.models.forecaster import Forecaster
 from zoo.models.gpt import GPT
 from zoo.models.mobilenet import MobileNetV3
 from zoo.models.resnet import ResNet
 from zoo.models.rnn import RNN
+from zoo.models.speech import SpeechRecognizer
 from zoo.models.squeezenet import SqueezeNet
+from zoo.models.text_classifier import TextClassifier
 from zoo.models.text_to_image import TextToImage
 from zoo.models.transformer import Transformer
 from zoo.models.unet import UNet
@@ -33,9 +36,12 @@ __all__ = [
     "ConvNeXt",
     "DenseNet",
     "EfficientNet",
+    "Forecaster",
     "MobileNetV3",
     "ResNet",
+    "SpeechRecognizer",
     "SqueezeNet",
+    "TextClassifier",
     "TextToImage",
     "Transformer",
     "UNet",
@@ -49,6 +55,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnext_tiny": ConvNeXt,
     "densenet121": DenseNet,
     "efficientnet_b0": EfficientNet,
+    "forecaster": Forecaster,
     "gpt": GPT,
     "mobilenet_v3_large": MobileNetV3,
     "mobilenet_v3_small": functools.partial(MobileNetV3, size="small"),
@@ -58,6 +65,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": functools.partial(ResNet, stages=(3, 4, 6, 3)),
     "resnet50": functools.partial(ResNet, stages=(3, 4, 6, 3), bottleneck=True),
     "rnn": RNN,
+    "speech_recognizer": SpeechRecognizer,
+    "text_classifier": TextClassifier,
     "squeezenet1_1": SqueezeNet,
     "text_to_image": TextToImage,
     "transformer": Transformer,

@@ -128,11 +128,16 @@ def tables_of(name: str, module: nn.Module) -> dict[str, Table]:
         },
         "densenet": lambda: {"torchvision": densenet_table(m.blocks)},
         "efficientnet": lambda: {"torchvision": efficientnet_table(m.stages)},
+        "forecaster": lambda: {"pytorch": rnn_table(m.num_layers, embeds=False)},
         "gpt": lambda: {"transformers": gpt_table(m.num_layers)},
         "mobilenet": lambda: {"torchvision": mobilenet_table(mobilenets.SIZES[m.size][0])},
         # timm names a ResNet as torchvision does.
         "resnet": lambda: {"torchvision": resnet_table(m.stages, bottleneck=m.bottleneck)},
         "rnn": lambda: {"pytorch": rnn_table(m.num_layers)},
+        "speech_recognizer": lambda: {
+            "pytorch": rnn_table(m.num_layers, embeds=False, bidirectional=True)
+        },
+        "text_classifier": lambda: {"pytorch": rnn_table(m.num_layers, bidirectional=True)},
         "squeezenet": lambda: {"torchvision": squeezenet_table(m.stages)},
         "transformer": lambda: {
             "pytorch": transformer_table(m.num_encoder_layers, m.num_decoder_layers)
@@ -162,5 +167,14 @@ def example_inputs(name: str, module: nn.Module) -> dict[str, Any]:
         return {"tokens": jnp.zeros((1, 1), jnp.int32)}
     if name == "transformer":
         return {name: jnp.zeros((1, 1), jnp.int32) for name in ("source", "target")}
+    if name == "text_classifier":
+        return {"tokens": jnp.zeros((1, 1), jnp.int32), "lengths": jnp.ones(1, jnp.int32)}
+    if name == "speech_recognizer":
+        return {
+            "samples": jnp.zeros((1, m.sample_rate)),
+            "lengths": jnp.full(1, m.sample_rate, jnp.int32),
+        }
+    if name == "forecaster":
+        return {"series": jnp.zeros((1, 2 * m.horizon)), "phase": jnp.zeros(1)}
     side = getattr(m, "image_size", 48 if name == "cnn" else 224)
     return {"image": jnp.zeros((1, side, side, 3))}

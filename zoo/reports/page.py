@@ -12,6 +12,7 @@ from zoo.reports.records import write_atomically
 _FIGURES = (
     ("curves.png", "Curves", "chart"),
     ("confusion_matrix.png", "Confusion matrix: rows are the true classes", ""),
+    ("bands.png", "Forecasts, the first and the last of the test split among them", "chart"),
     ("gradient_by_distance.png", "Gradient of the last loss by distance in time", "chart"),
 )
 _ALIKE = ("accuracy", "macro avg", "weighted avg", "micro avg")
@@ -84,6 +85,8 @@ def _run(name: str, folder: Path) -> dict[str, Any]:
             if label not in _ALIKE
         ],
         "mistakes": mistakes,
+        "wrong_texts": [wrong for wrong in report.get("mistakes", []) if "text" in wrong],
+        "examples": report.get("examples", []),
         "parameters": report.get("parameter_table", []),
         "config": (folder / "config.json").read_text(encoding="utf-8").strip(),
         "environment": report.get("environment", {}),

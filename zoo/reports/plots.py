@@ -1,6 +1,7 @@
 """Pictures of a run, as PNG files."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 
 
 def plot_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Draws each metric of the evaluations against the step, one line a split.
+    """Draws each metric that is evaluated as a run goes on against the step, one line a split.
 
     Args:
         path: the PNG file to write.
@@ -18,7 +19,13 @@ def plot_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """
     not_drawn = {"split", "step", "epoch", "seconds"}
     evaluated = [record for record in records if record["split"] in ("validation", "test")]
-    metrics = sorted(set().union(*evaluated) - not_drawn, key=lambda name: (name != "loss", name))
+    names = set().union(*evaluated) - not_drawn
+    # What is measured once, at the end, makes no curve; unless the run was so short that all is.
+    counts = Counter(name for record in records for name in record)
+    metrics = sorted(
+        {name for name in names if counts[name] > 1} or names,
+        key=lambda name: (name != "loss", name),
+    )
     figure, axes = new_figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
     styles: dict[str, dict[str, Any]] = {
         "train": {"alpha": 0.5},
@@ -115,10 +122,38 @@ def plot_scores(
         plot_confusion_matrix(
             folder / "confusion_matrix.png", report["confusion_matrix"], symbols["classes"]
         )
+    if "bands" in report:
+        plot_bands(folder / "bands.png", report["bands"])
     if "gradient_by_distance" in report:
         figure, (axis,) = new_figure(ncols=1, size=(6.0, 4.0))
         draw_gradients(axis, {"": report["gradient_by_distance"]})
         figure.savefig(folder / "gradient_by_distance.png", dpi=120)
+
+
+def plot_bands(path: Path, bands: Sequence[Mapping[str, Any]]) -> None:
+    """Draws forecasts one above the other: what has been, what came, and the band of quantiles.
+
+    Args:
+        path: the PNG file to write.
+        bands: ``series`` and ``quantiles``, the middle one the forecast; where they are known also
+            ``target``, what came, and ``naive``, what the season before had.
+    """
+    figure, rows = new_figure(ncols=1, size=(9.0, 3.0 * len(bands)), nrows=len(bands))
+    for axis, band in zip(rows, bands, strict=True):
+        quantiles = np.asarray(band["quantiles"])
+        before = range(-len(band["series"]) + 1, 1)
+        after = range(1, len(quantiles) + 1)
+        axis.plot(before, band["series"], color="black", label="before")
+        axis.fill_between(after, quantiles[:, 0], quantiles[:, -1], alpha=0.3, label="band")
+        axis.plot(after, quantiles[:, quantiles.shape[1] // 2], label="forecast")
+        if "target" in band:
+            axis.plot(after, band["target"], color="black", linestyle=":", label="what came")
+        if "naive" in band:
+            axis.plot(after, band["naive"], color="gray", linewidth=0.8, label="season before")
+        axis.set(xlabel="steps from the last value that is known")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=120)
 
 
 def draw_gradients(axis: Any, curves: Mapping[str, Sequence[float]]) -> None:
@@ -136,12 +171,12 @@ def draw_gradients(axis: Any, curves: Mapping[str, Sequence[float]]) -> None:
         axis.legend()
 
 
-def new_figure(*, ncols: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    """Returns a figure of matplotlib, ``size`` in inches, and its axes side by side."""
+def new_figure(*, ncols: int, size: tuple[float, float], nrows: int = 1) -> tuple[Any, Any]:
+    """Returns a figure of matplotlib, ``size`` in inches, and its axes, row by row."""
     # The object interface: no window system, and no figures kept by pyplot.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(ncols=ncols, squeeze=False)[0]
+    return figure, figure.subplots(nrows=nrows, ncols=ncols, squeeze=False).ravel()

@@ -10,15 +10,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from zoo.errors import UserError, did_you_mean
 from zoo.tasks.classification import Classification
 from zoo.tasks.diffusion import Diffusion
+from zoo.tasks.forecasting import Forecasting
 from zoo.tasks.language_modelling import LanguageModelling
 from zoo.tasks.sequence_to_sequence import SequenceToSequence
+from zoo.tasks.transcription import Transcription
 
 __all__ = [
     "Classification",
     "Diffusion",
+    "Forecasting",
     "LanguageModelling",
     "SequenceToSequence",
     "Task",
+    "Transcription",
     "make_task",
 ]
 
@@ -74,7 +78,8 @@ def make_task(
     """Returns a task by name.
 
     Args:
-        name: ``classification``, ``diffusion``, ``language_modelling`` or ``sequence_to_sequence``.
+        name: ``classification``, ``diffusion``, ``forecasting``, ``language_modelling``,
+            ``sequence_to_sequence``, ``text_classification`` or ``transcription``.
         model: the linen module to train.
         symbols: of the data.
         lanes: whether a row of a batch goes on where the same row of the batch before ended.
@@ -93,10 +98,26 @@ def make_task(
             class_names=symbols["classes"],
         ),
         "diffusion": lambda: Diffusion(model=model, **fields),
-        "language_modelling": lambda: LanguageModelling(model=model, carry_state=lanes, **fields),
+        "forecasting": lambda: Forecasting(model=model),
+        "language_modelling": lambda: LanguageModelling(
+            model=model,
+            carry_state=lanes,
+            symbols=symbols["words"] if "words" in symbols else symbols["characters"],
+            # What ends a sentence is the first of the words.
+            end=0 if "words" in symbols else None,
+            **fields,
+        ),
         "sequence_to_sequence": lambda: SequenceToSequence(
             model=model, target_symbols=symbols["target"], **fields
         ),
+        "text_classification": lambda: Classification(
+            model=model,
+            inputs=("tokens", "length"),
+            label_smoothing=fields["label_smoothing"],
+            class_names=symbols["classes"],
+            words=symbols["words"],
+        ),
+        "transcription": lambda: Transcription(model=model, symbols=symbols["symbols"]),
     }
     if name not in tasks:
         raise UserError(f"task.name={name!r} is unknown.{did_you_mean(name, tasks)}")

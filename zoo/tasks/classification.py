@@ -21,11 +21,13 @@ MISTAKES = 24
 class Classification:
     """Joins a model that gives logits with a loss, accuracy, and scores of whole splits.
 
-    A batch has ``image: Float[Array, "batch height width channels"]``, ``label: Int[Array,
-    "batch"]`` and ``mask: Float[Array, "batch"]``, 1 for a row that counts and 0 for padding.
+    A batch has the model's inputs, such as ``image: Float[Array, "batch height width channels"]``,
+    or ``tokens`` and ``length`` of texts; ``label: Int[Array, "batch"]``; and ``mask: Float[Array,
+    "batch"]``, 1 for a row that counts and 0 for padding.
 
     Attributes:
-        model: a linen module from ``image`` to logits ``Float[Array, "batch classes"]``.
+        model: a linen module from the inputs to logits ``Float[Array, "batch classes"]``.
+        inputs: names of the batch's arrays that it takes.
         loss_name: ``cross_entropy``; ``binary_cross_entropy``: every class a yes-or-no question of
             its own, summed over classes; ``mean_squared_error``: to the one-hot label, averaged
             over classes.
@@ -33,23 +35,29 @@ class Classification:
         mixup: alpha of ``zoo.tasks.mixing.mixup`` in training; 0: none.
         cutmix: likewise, of ``cutmix``. Training accuracy then counts an image's own label only.
         class_names: names for the report, in the order of the labels.
+        words: of texts, the word of each token, for the report; 0 fills up.
     """
 
     model: nn.Module
+    inputs: tuple[str, ...] = ("image",)
     loss_name: str = "cross_entropy"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     class_names: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
-    references: ClassVar[tuple[str, ...]] = ("label",)
-    """Arrays of a batch that ``score`` needs."""
     draws: ClassVar[bool] = False
     """Whether ``predict`` returns images to look at."""
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Arrays of a batch that ``score`` needs."""
+        return ("label", "tokens") if self.words else ("label",)
+
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
         """Returns the model's variables for inputs shaped like those of ``batch``."""
-        return dict(self.model.init(key, batch["image"]))
+        return dict(self.model.init(key, *self._inputs(batch)))
 
     def loss(
         self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray
@@ -57,19 +65,20 @@ class Classification:
         """Returns the summed training loss, and its weight, the new model state and metrics."""
         # What learns from a batch's statistics must know which of its rows are padding.
         masked: dict[str, Any] = {"mask": batch["mask"]} if model_state else {}
-        images, own = batch["image"], None
+        own = None
         if self.mixup or self.cutmix:
             key, mixing_key = jax.random.split(key)
-            images, own = mix(
+            mixed, own = mix(
                 mixing_key,
-                images,
+                batch["image"],
                 batch["mask"],
                 mixup_alpha=self.mixup,
                 cutmix_alpha=self.cutmix,
             )
+            batch = {**batch, "image": mixed}
         logits, model_state = self.model.apply(
             {"params": params, **model_state},
-            images,
+            *self._inputs(batch),
             train=True,
             rngs={"dropout": key},
             mutable=list(model_state),
@@ -104,25 +113,33 @@ class Classification:
         certainty = outputs["probability"].max(axis=-1)
         wrong = np.flatnonzero(predictions != references["label"])
         worst = wrong[np.argsort(-certainty[wrong], kind="stable")][:MISTAKES]
+        mistakes: list[dict[str, Any]] = [
+            {
+                "index": int(index),
+                "label": self._name(references["label"][index]),
+                "predicted": self._name(predictions[index]),
+                "probability": float(certainty[index]),
+            }
+            for index in worst
+        ]
+        for mistake in mistakes if self.words else ():
+            tokens = references["tokens"][mistake["index"]]
+            mistake["text"] = " ".join(self.words[token] for token in tokens if token)
         return scores | {
-            "mistakes": [
-                {
-                    "index": int(index),
-                    "label": self._name(references["label"][index]),
-                    "predicted": self._name(predictions[index]),
-                    "probability": float(certainty[index]),
-                }
-                for index in worst
-            ],
+            "mistakes": mistakes,
             "text": f"\nClassification report\n{scores['text']}\n"
             f"Confusion matrix (rows = true, columns = predicted)\n{matrix}",
         }
+
+    def _inputs(self, batch: Batch) -> list[Array]:
+        return [batch[name] for name in self.inputs]
 
     def _name(self, label: Any) -> str:
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
     def _logits(self, params: Any, model_state: Any, batch: Batch) -> Float[Array, "batch classes"]:
-        logits: Any = self.model.apply({"params": params, **model_state}, batch["image"])
+        variables = {"params": params, **model_state}
+        logits: Any = self.model.apply(variables, *self._inputs(batch))
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def _sums(

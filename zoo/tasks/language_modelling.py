@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from zoo.decoding import sample
 from zoo.losses import cross_entropy
 from zoo.metrics import correct
 from zoo.models.rnn import RNN, gradient_by_distance
@@ -18,6 +19,9 @@ Batch = dict[str, Array]
 CARRY = "carry"
 # Steps in time over which the gradient of a recurrent model is followed.
 DISTANCES = 128
+# For the report's examples: tokens that are read (of a model of words the end among them), and
+# that are drawn, and how.
+GIVEN, GIVEN_WORDS, CONTINUATION, EXAMPLES, TEMPERATURE = 32, 3, 96, 6, 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +38,18 @@ class LanguageModelling:
         carry_state: truncated back-propagation through time: a row begins with the state in which
             the same row of the batch before ended, unless ``start`` is 1. The state is part of the
             model state, and so of checkpoints. Evaluation always begins with zeros.
+        symbols: what each token stands for, for the report.
+        end: the token that ends a text, and begins one; None: there is none, and symbols are
+            written without spaces.
     """
 
     model: nn.Module
     carry_state: bool = False
+    symbols: tuple[str, ...] = ()
+    end: int | None = None
 
-    references: ClassVar[tuple[str, ...]] = ()
-    """Arrays of a batch that ``score`` needs: none."""
+    references: ClassVar[tuple[str, ...]] = ("tokens",)
+    """Arrays of a batch that ``score`` needs."""
     draws: ClassVar[bool] = False
     """Whether ``predict`` returns images to look at."""
 
@@ -81,19 +90,61 @@ class LanguageModelling:
     def predict(
         self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray
     ) -> dict[str, Array]:
-        """Returns, of a recurrent model, ``gradient``: see ``gradient_by_distance``."""
-        if not isinstance(self.model, RNN):
-            return {}
-        tokens, last = batch["tokens"][:, :DISTANCES], batch["targets"][:, :DISTANCES][:, -1]
-        return {"gradient": gradient_by_distance(self.model, params, tokens, last)}
+        """Returns ``continuation``, drawn tokens after the beginning of each row.
+
+        Of a recurrent model also ``gradient``: see ``gradient_by_distance``.
+        """
+        begin = batch["tokens"][:, : self._given(batch["tokens"].shape[1])]
+        # Within the context of every model: as long as the row.
+        length = min(batch["tokens"].shape[1] - begin.shape[1], CONTINUATION)
+        model: Any = self.model
+        outputs = {
+            "continuation": sample(
+                lambda tokens, cache: model.apply({"params": params}, tokens, cache),
+                model.initial_cache(begin.shape[0], begin.shape[1] + length),
+                begin,
+                key,
+                max_new_tokens=length,
+                end=self.end,
+                temperature=TEMPERATURE,
+            )
+        }
+        if isinstance(self.model, RNN):
+            tokens, last = batch["tokens"][:, :DISTANCES], batch["targets"][:, :DISTANCES][:, -1]
+            outputs["gradient"] = gradient_by_distance(self.model, params, tokens, last)
+        return outputs
 
     def score(
         self, outputs: dict[str, np.ndarray], references: dict[str, np.ndarray]
     ) -> dict[str, Any]:
-        """Returns, of a recurrent model, the mean ``gradient_by_distance``, nearest first."""
-        if "gradient" not in outputs:
-            return {}
-        return {"gradient_by_distance": outputs["gradient"].mean(axis=0).tolist()}
+        """Returns ``examples``: beginnings of the split and how they were continued.
+
+        Of a recurrent model also the mean ``gradient_by_distance``, nearest first.
+        """
+        continued, tokens = outputs["continuation"], references["tokens"]
+        given = self._given(tokens.shape[1])
+        chosen = np.linspace(0, len(tokens) - 1, min(EXAMPLES, len(tokens))).round().astype(int)
+        scores: dict[str, Any] = {
+            "examples": [
+                {
+                    "given": self._spelled(tokens[i, :given]),
+                    "continued": self._spelled(continued[i]),
+                }
+                for i in chosen
+            ]
+        }
+        if "gradient" in outputs:
+            scores["gradient_by_distance"] = outputs["gradient"].mean(axis=0).tolist()
+        return scores
+
+    def _given(self, length: int) -> int:
+        """How many tokens of a row are read before others are drawn."""
+        return min(GIVEN if self.end is None else GIVEN_WORDS, max(1, length // 2))
+
+    def _spelled(self, tokens: np.ndarray) -> str:
+        kept = [token for token in tokens.tolist() if token != self.end]
+        symbols = [self.symbols[token] if self.symbols else str(token) for token in kept]
+        return ("" if self.end is None else " ").join(symbols)
 
 
 def _sums(

@@ -1,0 +1,134 @@
+"""Short texts with one class each."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from zoo.data.columns import read_columns
+from zoo.data.datasets import Dataset, token_array
+from zoo.data.sentences import SPECIAL, encode, words_of
+from zoo.data.sources import DataError, Example, share_of
+from zoo.data.text import embedded_text
+from zoo.data.vocabulary import Vocabulary
+from zoo.errors import did_you_mean
+
+NAMES = ("messages", "sms_spam")
+_SHARES = {"test": 0.2, "validation": 0.3}
+
+Messages = Sequence[tuple[str, str]]
+
+
+def load_messages(
+    name: str,
+    *,
+    path: str = "",
+    text_column: str = "text",
+    label_column: str = "label",
+    max_length: int = 64,
+    vocabulary_size: int = 4000,
+) -> Dataset:
+    """Describes texts and their classes.
+
+    A text is divided by its hash: 20 % are ``test``, 10 % ``validation``. Equal texts are in one
+    part. Words are in lower case; those that are rare in the training part are one symbol.
+
+    Args:
+        name: ``sms_spam`` comes with the package; ``messages`` is a file of one's own.
+        path: the file of ``messages``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in UTF-8.
+        text_column: name of the column, or key, of the texts.
+        label_column: name of the column, or key, of the classes.
+        max_length: words of a text that are read.
+        vocabulary_size: number of symbols in all.
+
+    Raises:
+        DataError: the file is absent or wrong in a named line, or a field has no meaning.
+    """
+    if name not in NAMES:
+        raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
+    if name == "sms_spam":
+        if path:
+            raise DataError(
+                f"data.path={path!r} has no meaning for data.name='sms_spam': for texts of your "
+                "own take data.name='messages'"
+            )
+        lines = embedded_text("sms_spam.tsv.gz").splitlines()
+        pairs: Messages = [
+            (text, label) for label, _, text in (line.partition("\t") for line in lines)
+        ]
+    else:
+        if not path:
+            raise DataError("data.name='messages' needs data.path: a .csv, .tsv or .jsonl file")
+        pairs = read_messages(path, text_column, label_column)
+    divided = divide(pairs)
+    for split, chosen in divided.items():
+        if not chosen:
+            raise DataError(f"the {split} split of data.name={name!r} is empty: give more texts")
+    classes = Vocabulary(tuple(sorted({label for _, label in pairs})), "class name")
+    counts = Counter(word for text, _ in divided["train"] for word in words_of(text.lower()))
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))
+    words = Vocabulary((*SPECIAL, *frequent[: vocabulary_size - len(SPECIAL)]), "word")
+    sources = {
+        split: Texts(chosen, words, classes, max_length) for split, chosen in divided.items()
+    }
+    return Dataset(
+        name=name,
+        sizes={split: len(source) for split, source in sources.items()},
+        vocabularies={"classes": classes, "words": words},
+        model_fields={"vocab_size": len(words), "num_classes": len(classes)},
+        open_split=lambda split: sources[split],
+        transform=lambda train: lambda example, generator: example,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Examples ``{"tokens": Int32[length], "length": Int32[], "label": Int32[]}``."""
+
+    messages: Messages
+    words: Vocabulary
+    classes: Vocabulary
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def __getitem__(self, index: int) -> Example:
+        text, label = self.messages[index]
+        return encode_message(text, self.words, self.length) | {
+            "label": np.asarray(self.classes.numbers[label], np.int32)
+        }
+
+
+def encode_message(text: str, words: Vocabulary, length: int) -> Example:
+    """Returns ``tokens`` and ``length`` of a text; a text without words is one unknown word."""
+    tokens = (encode(text.lower(), words) or [1])[:length]
+    return {
+        "tokens": token_array(tokens, length),
+        "length": np.asarray(len(tokens), np.int32),
+    }
+
+
+def divide(pairs: Messages) -> dict[str, Messages]:
+    """Returns texts and classes by split."""
+    divided: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
+    for text, label in pairs:
+        share = share_of(text)
+        split = next((s for s, limit in _SHARES.items() if share < limit), "train")
+        divided[split].append((text, label))
+    return {split: tuple(chosen) for split, chosen in divided.items()}
+
+
+def read_messages(path: str, text_column: str, label_column: str) -> Messages:
+    """Returns texts and classes of a file.
+
+    Raises:
+        DataError: see ``read_columns``; or a cell is empty.
+    """
+    rows = read_columns(path, (text_column, label_column))
+    for number, row in rows:
+        for column, cell in row.items():
+            if not cell.strip():
+                raise DataError(f"{path}, line {number}: nothing in the column {column!r}")
+    return [(row[text_column], row[label_column]) for _, row in rows]
