@@ -234,8 +234,9 @@ def _named(of_inputs: Sequence[np.ndarray]) -> Results:
 
 def _described(reference: type) -> str:
     library = reference.__module__.partition(".")[0]
-    # A class that a test writes, such as the seed's.
-    return f"{'PyTorch' if library.startswith('test') else library} {reference.__name__}"
+    # A class that is written here, such as the seed's.
+    own = library == "benchmarks" or library.startswith("test")
+    return f"{'PyTorch' if own else library} {reference.__name__}"
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -288,10 +288,13 @@ def next_words(loaded: Loaded, prompt: str, *, most: int = 10) -> list[tuple[str
         most: how many.
 
     Raises:
-        UserError: the run is no language model, or the prompt is longer than its context.
+        UserError: the run is no language model, or the prompt is longer than its context, or empty
+            for a model of characters.
     """
     _need(loaded, "language_modelling", "zoo predict")
     tokens, _, _ = _read_prompt(loaded, prompt)
+    if not tokens.size:
+        raise UserError("the text is empty: give at least one character")
     (vocabulary,) = loaded.vocabularies.values()
     made: Any = jax.jit(loaded.module.apply)(loaded.variables, tokens)
     shares = np.asarray(jax.nn.softmax(made[0][0, -1]))

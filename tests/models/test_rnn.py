@@ -16,21 +16,10 @@ SMALL = {"vocab_size": 11, "embed_features": 5, "features": 6, "num_layers": 2}
 
 
 def reference(cell):
-    torch = peers.torch()
-    torch.manual_seed(0)
-    layers = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
+    peers.torch().manual_seed(0)
+    from benchmarks.torch_peers.sequences import LanguageModel
 
-    class LanguageModel(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = torch.nn.Embedding(11, 5)
-            self.rnn = layers(5, 6, num_layers=2, batch_first=True)
-            self.output = torch.nn.Linear(6, 11)
-
-        def forward(self, tokens):
-            return self.output(self.rnn(self.embed(tokens))[0])
-
-    return LanguageModel()
+    return LanguageModel(cell, 11, 5, 6, 2)
 
 
 def tokens(rows=3, time=9):
