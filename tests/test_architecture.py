@@ -1,6 +1,7 @@
 """What the import contract of pyproject.toml cannot say."""
 
 import ast
+import functools
 import importlib.metadata
 import re
 import subprocess
@@ -13,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+# Reads what is installed; hardly changes within a test session.
+packages_distributions = functools.cache(importlib.metadata.packages_distributions)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Needed by a dependency that does not say so, or to fit another one: nobody imports these.
 NOT_IMPORTED = {"array-record", "jaxlib"}
@@ -33,7 +36,7 @@ def imported_distributions(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             modules.add(node.module)
     tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
-    providers = importlib.metadata.packages_distributions()
+    providers = packages_distributions()
     # What is not installed here, such as TensorFlow, goes by its own name.
     return {
         canonicalize_name(providers.get(top, [top])[0])

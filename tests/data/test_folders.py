@@ -183,13 +183,13 @@ def test_a_run_on_a_folder_is_asked_about_files(tmp_path, capsys):
     files = [str(tmp_path / "photos" / name / "0.png") for name in ("bright", "dark")]
     cli.main(["predict", f"--workdir={workdir}", "--json", *files])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [max(row["classes"], key=row["classes"].get) for row in rows] == ["bright", "dark"]
+    assert [max(row["output"], key=row["output"].get) for row in rows] == ["bright", "dark"]
     loaded = zoo.load(workdir)
     assert loaded.labels == ("bright", "dark")
     images = np.stack([loaded.preprocess(folders.read_image(file)) for file in files])
     shares = jax.nn.softmax(loaded.module.apply(loaded.variables, images))
     for row, expected in zip(rows, shares, strict=True):
-        found = [row["classes"][name] for name in loaded.labels]
+        found = [row["output"][name] for name in loaded.labels]
         np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(UserError, match=r"absent\.png: there is no such file"):
         zoo.inference.predict_classes(loaded, [files[0], "absent.png"])

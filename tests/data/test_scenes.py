@@ -23,8 +23,9 @@ def test_a_scene_is_a_function_of_split_and_number():
 
 
 def test_held_out_pairs_are_never_trained_on_and_leave_none_unseen():
-    train = {facts(scenes.Scenes("train")[i])[:2] for i in range(600)}
-    held_out = {facts(scenes.Scenes("held_out")[i])[:2] for i in range(80)}
+    shown, kept_back = scenes.Scenes("train"), scenes.Scenes("held_out")
+    train = {facts(shown[i])[:2] for i in range(600)}
+    held_out = {facts(kept_back[i])[:2] for i in range(80)}
     assert held_out == set(scenes.HELD_OUT)
     assert len(train) == 60 - len(scenes.HELD_OUT)
     assert not train & held_out
@@ -48,9 +49,9 @@ def test_the_judges_scenes_show_every_pair_and_are_labelled_by_digit():
 
 
 def test_colour_and_place_can_be_read_off_the_pixels():
-    right = np.zeros(2)
+    source, right = scenes.Scenes("validation"), np.zeros(2)
     for index in range(400):
-        example = scenes.Scenes("validation")[index]
+        example = source[index]
         image = scenes.to_pixels(example["image"])
         color, _, place, _ = facts(example)
         right += [scenes.read_color(image) == color, scenes.read_place(image) == place]
@@ -58,9 +59,9 @@ def test_colour_and_place_can_be_read_off_the_pixels():
 
 
 def test_a_caption_says_true_things_only():
-    words = scenes.words()
+    words, source = scenes.words(), scenes.Scenes("train")
     for index in range(300):
-        example = scenes.Scenes("train")[index]
+        example = source[index]
         color, digit, place, size = facts(example)
         said = set(words.decode([t for t in example["tokens"] if t]))
         assert scenes.DIGITS[digit] in said
