@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -187,6 +188,17 @@ def test_training_needs_no_tensorflow(tmp_path, name):
     assert lines[0].startswith("platform cpu | ")
     assert "precision float32" in lines[0]
     assert any(line.startswith("compiled in ") for line in lines)
+
+
+def test_a_closed_pipe_ends_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo.cli", "list", "--names"],
+        cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_an_absent_platform_fails_hard(tmp_path):

@@ -1,5 +1,6 @@
 """What ``train.py`` and the ``zoo`` command share: config overrides, errors and exit codes."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,12 +19,14 @@ def run_to_exit(function: Callable[[], None]) -> None:
     """Calls a function and ends the program.
 
     Exit codes: 0: done; 2: an error that the user can mend, printed as one message; 128 + the
-    signal's number: stopped by a signal, everything saved, so that a supervisor tries again.
+    signal's number: stopped by a signal, everything saved, so that a supervisor tries again; or
+    whoever read what is printed has closed the pipe, as ``zoo … | head`` does.
     """
     # What libraries warn of (orbax of a folder opened to read) is nothing that a person can mend.
     logging.set_verbosity(logging.ERROR)
     try:
         function()
+        sys.stdout.flush()
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -33,6 +36,10 @@ def run_to_exit(function: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # What is still buffered must go somewhere when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
