@@ -104,6 +104,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    plot = _png(options.plot, "--plot") if options.plot else None
     from zoo import inference
 
     loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
@@ -121,7 +122,7 @@ def _predict(options: argparse.Namespace) -> None:
             _print_pair(given, dict(found), shown, as_json=options.json)
     elif task == "forecasting":
         for file in inputs:
-            _forecast(inference.forecast(loaded, file), file, options)
+            _forecast(inference.forecast(loaded, file), file, plot, as_json=options.json)
     elif task == "transcription":
         for file, text in zip(inputs, inference.transcribe(loaded, inputs), strict=True):
             _print_pair(file, text, text, as_json=options.json)
@@ -145,7 +146,7 @@ def _print_pair(given: str, output: Any, shown: str, *, as_json: bool) -> None:
         print(f"{given}\t{shown}")
 
 
-def _forecast(made: Any, file: str, options: argparse.Namespace) -> None:
+def _forecast(made: Any, file: str, plot: Path | None, *, as_json: bool) -> None:
     names = [f"quantile_{probability:g}" for probability in made.probabilities]
     rows = [
         {"date": day.isoformat(), **dict(zip(names, map(float, values), strict=True))}
@@ -153,18 +154,17 @@ def _forecast(made: Any, file: str, options: argparse.Namespace) -> None:
     ]
     if made.filled:
         print(f"{file}: {made.filled} missing values are filled in", file=sys.stderr)
-    if options.json:
+    if plot:
+        from zoo.reports.plots import plot_bands
+
+        plot_bands(plot, [{"series": made.series, "quantiles": made.quantiles}])
+        print(f"plot in {plot}", file=sys.stderr)
+    if as_json:
         print(json.dumps({"input": file, "output": rows}))
         return
     print(",".join(["date", *names]))
     for row in rows:
         print(",".join([row["date"], *(f"{row[name]:.6g}" for name in names)]))
-    if options.plot:
-        from zoo.reports.plots import plot_bands
-
-        out = _png(options.plot)
-        plot_bands(out, [{"series": made.series, "quantiles": made.quantiles}])
-        print(f"plot in {out}", file=sys.stderr)
 
 
 def _transcribe(options: argparse.Namespace) -> None:
@@ -215,10 +215,10 @@ def _report(options: argparse.Namespace) -> None:
     print(f"page in {out}, curves in {curves}")
 
 
-def _png(given: str) -> Path:
+def _png(given: str, flag: str = "--out") -> Path:
     out = Path(given)
     if out.suffix.lower() != ".png":
-        raise UserError(f"--out={out} must end in .png")
+        raise UserError(f"{flag}={out} must end in .png")
     return out
 
 

@@ -1,15 +1,14 @@
 """Short texts with one class each."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from zoo.data.columns import read_columns
 from zoo.data.datasets import Dataset, token_array
-from zoo.data.sentences import SPECIAL, encode, words_of
-from zoo.data.sources import DataError, Example, share_of
+from zoo.data.sentences import UNKNOWN, encode, frequent_words
+from zoo.data.sources import DataError, Example, split_of
 from zoo.data.text import embedded_text
 from zoo.data.vocabulary import Vocabulary
 from zoo.errors import did_you_mean
@@ -66,9 +65,7 @@ def load_messages(
         if not chosen:
             raise DataError(f"the {split} split of data.name={name!r} is empty: give more texts")
     classes = Vocabulary(tuple(sorted({label for _, label in pairs})), "class name")
-    counts = Counter(word for text, _ in divided["train"] for word in words_of(text.lower()))
-    frequent = sorted(counts, key=lambda word: (-counts[word], word))
-    words = Vocabulary((*SPECIAL, *frequent[: vocabulary_size - len(SPECIAL)]), "word")
+    words = frequent_words((text.lower() for text, _ in divided["train"]), vocabulary_size)
     sources = {
         split: Texts(chosen, words, classes, max_length) for split, chosen in divided.items()
     }
@@ -103,7 +100,7 @@ class Texts:
 
 def encode_message(text: str, words: Vocabulary, length: int) -> Example:
     """Returns ``tokens`` and ``length`` of a text; a text without words is one unknown word."""
-    tokens = (encode(text.lower(), words) or [1])[:length]
+    tokens = (encode(text.lower(), words) or [UNKNOWN])[:length]
     return {
         "tokens": token_array(tokens, length),
         "length": np.asarray(len(tokens), np.int32),
@@ -114,9 +111,7 @@ def divide(pairs: Messages) -> dict[str, Messages]:
     """Returns texts and classes by split."""
     divided: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
     for text, label in pairs:
-        share = share_of(text)
-        split = next((s for s, limit in _SHARES.items() if share < limit), "train")
-        divided[split].append((text, label))
+        divided[split_of(text, _SHARES)].append((text, label))
     return {split: tuple(chosen) for split, chosen in divided.items()}
 
 

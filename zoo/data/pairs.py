@@ -9,7 +9,7 @@ from jaxtyping import Int32
 
 from zoo.data.columns import read_columns
 from zoo.data.datasets import Dataset, token_array
-from zoo.data.sources import DataError, Example, share_of
+from zoo.data.sources import DataError, Example, split_of
 from zoo.data.text import embedded_text
 from zoo.data.vocabulary import Vocabulary
 from zoo.errors import did_you_mean
@@ -75,13 +75,12 @@ def load_pairs(
         if 0 < len(source) <= max_source_length
         and (kept := [target for target in targets if 0 < len(target) <= max_target_length])
     }
-    limits = {"test": test_fraction, "validation": test_fraction + validation_fraction, "train": 1}
+    limits = {"test": test_fraction, "validation": test_fraction + validation_fraction}
     divided: dict[str, dict[str, list[tuple[str, ...]]]] = {
         "train": {}, "validation": {}, "test": {},
     }  # fmt: skip
     for source, targets in short.items():
-        share = share_of(source)
-        divided[next(split for split, limit in limits.items() if share < limit)][source] = targets
+        divided[split_of(source, limits)][source] = targets
     for split, chosen in divided.items():
         if not chosen:
             raise DataError(f"the {split} split of data.name={name!r} is empty: give more pairs")

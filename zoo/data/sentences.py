@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zoo.data.datasets import Dataset, token_array
-from zoo.data.sources import DataError, Example, share_of
+from zoo.data.sources import DataError, Example, split_of
 from zoo.data.text import embedded_text, load_text, read_text
 from zoo.data.vocabulary import Vocabulary
 
@@ -69,10 +69,7 @@ def load_sentences(
     for split, chosen in divided.items():
         if not chosen:
             raise DataError(f"the {split} split of data.name={name!r} is empty: give more text")
-    counts = Counter(word for sentence in divided["train"] for word in words_of(sentence))
-    # The most frequent first; equally frequent ones by name.
-    frequent = sorted(counts, key=lambda word: (-counts[word], word))
-    vocabulary = Vocabulary((*SPECIAL, *frequent[: vocabulary_size - len(SPECIAL)]), "word")
+    vocabulary = frequent_words(divided["train"], vocabulary_size)
     sources = {
         split: Sentences(tuple(encode(sentence, vocabulary) for sentence in chosen), context)
         for split, chosen in (
@@ -95,15 +92,21 @@ def divide(sentences: Iterable[str]) -> dict[str, list[str]]:
     divided: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for sentence in dict.fromkeys(line.strip() for line in sentences):
         if sentence:
-            share = share_of(sentence)
-            split = next((s for s, limit in _SHARES.items() if share < limit), "train")
-            divided[split].append(sentence)
+            divided[split_of(sentence, _SHARES)].append(sentence)
     return divided
 
 
 def words_of(sentence: str) -> list[str]:
     """Returns words and punctuation marks, as they are written."""
     return re.findall(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]", sentence)
+
+
+def frequent_words(texts: Iterable[str], size: int) -> Vocabulary:
+    """Returns ``SPECIAL`` and the most frequent words, ``size`` symbols at most in all."""
+    counts = Counter(word for text in texts for word in words_of(text))
+    # Equally frequent ones by name.
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))
+    return Vocabulary((*SPECIAL, *frequent[: size - len(SPECIAL)]), "word")
 
 
 def encode(sentence: str, vocabulary: Vocabulary) -> list[int]:

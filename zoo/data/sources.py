@@ -270,6 +270,12 @@ def _default_data_dir() -> str:
     return os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
 
 
-def share_of(text: str) -> float:
-    """Returns a number in [0, 1) that depends on a text alone: by it texts are divided."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+def split_of(text: str, limits: Mapping[str, float]) -> str:
+    """Returns the split that a text belongs to; it depends on the text and the limits alone.
+
+    Args:
+        text: what is divided; equal ones are in one split.
+        limits: of each split but ``train`` the share that it and those before it have together.
+    """
+    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return next((split for split, limit in limits.items() if share < limit), "train")
