@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zoo import config as configs
-from zoo import data, finetuning
+from zoo import data, finetuning, process
 from zoo.errors import UserError
 from zoo.models import create_model
 from zoo.tasks import Task, make_task
@@ -191,12 +191,41 @@ def started(parts: Parts, state: TrainState) -> tuple[TrainState, list[str]]:
     )
 
 
-def choose_platform(platform: str) -> None:
-    """Makes JAX use a platform, before it starts.
+# Compiled programs take megabytes each; the least recently used go first.
+_CACHE_BYTES = 2 << 30
+
+
+def start_jax(config: ConfigDict) -> str:
+    """Makes the settings of the process, and JAX use the platform that a config names.
+
+    Returns:
+        Which settings, in a few words for a log.
 
     Raises:
         UserError: the platform is not there, or JAX already runs on another one.
     """
+    said = "process as it is"
+    if config.process_settings:
+        said = f"{process.tune_allocator()}, {_keep_compiled_programs()}"
+    _choose_platform(config.platform)
+    return said
+
+
+def _keep_compiled_programs() -> str:
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None:
+        folder = process.compilation_cache_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return f"compiled programs not kept ({error})"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return f"compiled programs kept in {folder}"
+
+
+def _choose_platform(platform: str) -> None:
     if platform != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda,rocm"}.get(platform, platform))
     try:

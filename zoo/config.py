@@ -60,6 +60,7 @@ _TOP = {
     "seed": Field(0, "between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32),
     "platform": _choice("auto", "auto", "cpu", "gpu", "tpu"),
     "precision": _choice("float32", "float32", "tf32", "bfloat16"),
+    "process_settings": Field(True),
     "init_from": Field(""),
     "freeze": Field("", "a regular expression", lambda value: _compiles(value)),
     "reset": Field("", "a regular expression", lambda value: _compiles(value)),
@@ -474,7 +475,7 @@ _MESH = {
 
 # Fields that decide no number of the run, or only how far it goes: a resumed run may change them.
 _MAY_DIFFER = re.compile(
-    r"platform|mesh\..*|checkpoint\.(every|keep)|data\.(data_dir|workers|prefetch)"
+    r"platform|process_settings|mesh\..*|checkpoint\.(every|keep)|data\.(data_dir|workers|prefetch)"
     r"|train\.(log_every|eval_every|eval_batch_size)"
 )
 _LENGTH = ("train.epochs", "train.steps")

@@ -37,7 +37,7 @@ from zoo.pretrained.published import example_inputs, tables_of
 from zoo.tasks import Diffusion, SequenceToSequence, Task
 from zoo.tasks.language_modelling import CARRY
 from zoo.training.checkpoints import Checkpoints
-from zoo.training.partitioning import make_mesh, replicated
+from zoo.training.partitioning import jit, make_mesh, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
     if not file.is_file():
         raise UserError(f"the run in {workdir} is not whole: there is no {file}")
     vocabularies = data.vocabularies_from_json(file.read_text(encoding="utf-8"))
-    building.choose_platform(config.platform)
+    building.start_jax(config)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         read = checkpoints.read_state(checkpoint, replicated(make_mesh(1)))
@@ -296,7 +296,7 @@ def next_words(loaded: Loaded, prompt: str, *, most: int = 10) -> list[tuple[str
     if not tokens.size:
         raise UserError("the text is empty: give at least one character")
     (vocabulary,) = loaded.vocabularies.values()
-    made: Any = jax.jit(loaded.module.apply)(loaded.variables, tokens)
+    made: Any = jit(loaded.module.apply)(loaded.variables, tokens)
     shares = np.asarray(jax.nn.softmax(made[0][0, -1]))
     return [(vocabulary.symbols[i], float(shares[i])) for i in np.argsort(-shares)[:most]]
 
@@ -356,7 +356,7 @@ def predict_classes(
         raise UserError("\n".join(broken))
     task: Any = loaded.task
     state = {name: v for name, v in loaded.variables.items() if name != "params"}
-    predict = jax.jit(
+    predict = jit(
         lambda image: task.predict(
             loaded.variables["params"], state, {"image": image}, jax.random.key(0)
         )["probability"]
@@ -383,7 +383,7 @@ def predict_labels(
     words, length = loaded.vocabularies["words"], loaded.config.data.max_length
     examples = [encode_message(text, words, length) for text in texts]
     batch = {name: np.stack([one[name] for one in examples]) for name in examples[0]}
-    made = jax.jit(loaded.task.predict)(loaded.variables["params"], {}, batch, jax.random.key(0))
+    made = jit(loaded.task.predict)(loaded.variables["params"], {}, batch, jax.random.key(0))
     return _likeliest(loaded.labels, np.asarray(made["probability"]), most)
 
 
@@ -415,7 +415,7 @@ def transcribe(loaded: Loaded, files: Sequence[str | Path]) -> list[str]:
             broken.append(str(error))
     if broken:
         raise UserError("\n".join(broken))
-    predict = jax.jit(loaded.task.predict)
+    predict = jit(loaded.task.predict)
     symbols = loaded.vocabularies["symbols"]
     # As long as in training, or a multiple: few lengths are compiled.
     step = round(loaded.config.data.max_seconds * SAMPLE_RATE)
@@ -470,7 +470,7 @@ def forecast(loaded: Loaded, path: str) -> Forecast:
     last = len(series.values) - 1
     seen = series.values[-fields.context :].astype(np.float32)
     phase = np.asarray([series.phase(last)], np.float32)
-    made: Any = jax.jit(model.apply)(loaded.variables, seen[None], phase)
+    made: Any = jit(model.apply)(loaded.variables, seen[None], phase)
     return Forecast(
         dates=tuple(series.date(last + 1 + i) for i in range(model.horizon)),
         probabilities=tuple(model.quantiles),
@@ -504,7 +504,7 @@ def predict_targets(
         ]
     )
     beams = num_beams or task.num_beams
-    decode = jax.jit(
+    decode = jit(
         lambda variables, source: task.decode(
             variables["params"], source, fields.max_target_length, num_beams=beams
         )
@@ -545,7 +545,7 @@ def draw(
     if num < 1:
         raise UserError(f"num={num} must be at least 1")
     tokens = np.repeat(encode_caption(prompt, loaded.vocabularies["words"])[None], num, axis=0)
-    images = jax.jit(
+    images = jit(
         lambda variables, tokens, key: task.sample(
             variables["params"], tokens, key, shape=(32, 32, 3), guidance=guidance, steps=steps
         )

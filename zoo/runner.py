@@ -110,10 +110,10 @@ def _train_and_report(
     config: ConfigDict, dataset: data.Dataset, folder: Workdir, console: Console, stop: StopSignal
 ) -> dict[str, Any]:
     workdir = folder.path
-    building.choose_platform(config.platform)
+    settings = building.start_jax(config)
     mesh = make_mesh(config.mesh.data)
     building.check_divisible(config, mesh)
-    console.print(first_line(config, mesh))
+    console.print(f"{first_line(config, mesh)} | {settings}")
     console.print(f"work directory {workdir}")
     parts = building.build(config, dataset)
     state = jax.jit(lambda: building.init_state(parts))()

@@ -65,7 +65,7 @@ def test_it_computes_what_pytorch_does(cell, option, num_layers, batch, time):
     torch = peers.torch()
     given, _ = OPTIONS[option]
     layers = num_layers * (2 if "bidirectional" in given else 1)
-    widths = [given.get("projection", 4), 4][: recurrence.CELLS[cell][2]]
+    widths = [given.get("projection", 4), 4][: recurrence.CELLS[cell].arrays]
     states = [normal(layers, batch, width, seed=1 + i) for i, width in enumerate(widths)]
 
     def ours(apply, x, *states):
@@ -164,27 +164,25 @@ def test_no_gradient_reaches_padding(cell, bidirectional):
 @every_cell
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_rule_of_the_gradient_is_the_scans(cell, masked):
-    equations, gates, arrays = recurrence.CELLS[cell]
+    equations = recurrence.CELLS[cell]
     with jax.enable_x64(True):
         keys = iter(jax.random.split(jax.random.key(0), 9))
-        projected = jax.random.normal(next(keys), (5, gates * 4, 3))
-        kernel, bias = jax.random.normal(next(keys), (4, gates * 4)), jnp.ones(gates * 4)
-        state = tuple(jax.random.normal(next(keys), (4, 3)) for _ in range(arrays))
-        counts = jnp.array([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]])
+        inputs = jax.random.normal(next(keys), (5, 3, 2))
+        width = equations.gates * 4
+        shapes = ((2, width), (width,), (4, width), (width,))
+        weights = tuple(jax.random.normal(next(keys), shape) for shape in shapes)
+        state = tuple(jax.random.normal(next(keys), (3, 4)) for _ in range(equations.arrays))
+        counts = jnp.array([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]])[..., None]
 
         def total(function):
             def inner(*inputs):
                 outputs, final = function(equations, *inputs, counts if masked else None)
                 return jnp.sin(outputs).sum() + sum((array**2).sum() for array in final)
 
-            return jax.value_and_grad(inner, argnums=(0, 1, 2, 3))
+            return jax.value_and_grad(inner, argnums=(0, 1, 2))
 
-        def plain(equations, projected, kernel, bias, state, counts):
-            outputs, final, _ = recurrence._scan(equations, projected, kernel, bias, state, counts)
-            return outputs, final
-
-        ours = jax.jit(total(recurrence.recur))(projected, kernel, bias, state)
-        theirs = total(plain)(projected, kernel, bias, state)
+        ours = jax.jit(total(recurrence.recur))(inputs, weights, state)
+        theirs = total(recurrence.scan_steps)(inputs, weights, state)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 

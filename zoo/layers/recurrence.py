@@ -1,5 +1,6 @@
 """Recurrent layers: the plain recurrence, LSTM and GRU over whole sequences."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,28 +14,31 @@ from zoo.errors import UserError, did_you_mean
 from zoo.layers.initializers import kernel_and_bias
 
 # The state of one layer, its output first: (hidden,) or, of an LSTM, (hidden, cell).
-LayerCarry = tuple[Float[Array, "batch features"], ...]
-Carry = tuple[LayerCarry, ...]
-# Inside a sequence features come before the batch: products with the weights on the left are the
-# faster ones on a CPU, and elsewhere it is the same.
-State = tuple[Float[Array, "features batch"], ...]
-Gates = Float[Array, "gates_features batch"]
-# (input's share of the gates, state's share, state) -> new state
-Cell = Callable[[Gates, Gates, State], State]
+State = tuple[Float[Array, "batch features"], ...]
+Carry = tuple[State, ...]
+Gates = Float[Array, "batch gates_features"]
+# Kernel and bias for the input, kernel and bias for the state; a bias has as many elements as a
+# kernel has columns.
+Weights = tuple[
+    Float[Array, "inputs gates_features"],
+    Float[Array, " gates_features"],
+    Float[Array, "features gates_features"],
+    Float[Array, " gates_features"],
+]
 
 
-def rnn_cell(nonlinearity: Callable[[Array], Array], x: Gates, h: Gates, state: State) -> State:
+def rnn_cell(nonlinearity: Callable[[Array], Array], gates: Gates, state: State) -> State:
     """The plain recurrence (Elman 1990), as ``torch.nn.RNN``."""
-    return (nonlinearity(x + h),)
+    return (nonlinearity(gates),)
 
 
-def lstm_cell(x: Gates, h: Gates, state: State) -> State:
+def lstm_cell(gates: Gates, state: State) -> State:
     """Long short-term memory (Hochreiter and Schmidhuber 1997; Gers et al. 2000).
 
     As ``torch.nn.LSTM``: input, forget, candidate and output gate, in this order.
     """
     _, cell = state
-    i, f, g, o = jnp.split(x + h, 4)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
     cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
 
@@ -45,19 +49,36 @@ def gru_cell(x: Gates, h: Gates, state: State) -> State:
     Reset and update gate and candidate, in this order; the reset gate comes after the product.
     """
     (hidden,) = state
-    x_r, x_z, x_n = jnp.split(x, 3)
-    h_r, h_z, h_n = jnp.split(h, 3)
+    x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(h, 3, axis=-1)
     r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
     n = jnp.tanh(x_n + r * h_n)
     return ((1 - z) * n + z * hidden,)
 
 
-# Name -> cell, gates in its weights, arrays in its state.
-CELLS: dict[str, tuple[Cell, int, int]] = {
-    "rnn": (functools.partial(rnn_cell, jnp.tanh), 1, 1),
-    "rnn_relu": (functools.partial(rnn_cell, jax.nn.relu), 1, 1),
-    "lstm": (lstm_cell, 4, 2),
-    "gru": (gru_cell, 3, 1),
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The equations of one step, and what weights and state they need.
+
+    Attributes:
+        equations: (gates, state) -> new state, or (input's share of the gates, state's share,
+            state) -> new state.
+        gates: their number.
+        arrays: of the state.
+        sums: whether the equations take the gates, which are the sum of both shares.
+    """
+
+    equations: Callable[..., State]
+    gates: int
+    arrays: int
+    sums: bool
+
+
+CELLS: dict[str, Cell] = {
+    "rnn": Cell(functools.partial(rnn_cell, jnp.tanh), gates=1, arrays=1, sums=True),
+    "rnn_relu": Cell(functools.partial(rnn_cell, jax.nn.relu), gates=1, arrays=1, sums=True),
+    "lstm": Cell(lstm_cell, gates=4, arrays=2, sums=True),
+    "gru": Cell(gru_cell, gates=3, arrays=1, sums=False),
 }
 
 
@@ -121,7 +142,7 @@ class Recurrent(nn.Module):
                 another shape.
         """
         self._check_options()
-        cell, gates, _ = _cell(self.cell)
+        cell = _cell(self.cell)
         if x.ndim != 3:
             raise UserError(f"Recurrent: the input {x.shape} must be [batch, time, inputs]")
         batch, time, _ = x.shape
@@ -141,47 +162,46 @@ class Recurrent(nn.Module):
             )
         counts = None
         if lengths is not None:
-            counts = (jnp.arange(time)[:, None] < lengths).astype(x.dtype)
+            counts = (jnp.arange(time)[:, None] < lengths)[..., None].astype(x.dtype)
         states, finals = iter(carry), []
-        sequence = x.transpose(1, 2, 0)
+        sequence = x.swapaxes(0, 1)
         for layer in range(self.num_layers):
             outputs = []
             for way in ("", "_reverse") if self.bidirectional else ("",):
                 inputs = backwards(sequence, lengths) if way else sequence
-                state = tuple(array.T for array in next(states))
-                output, final = self._run(cell, gates, f"{layer}{way}", inputs, state, counts)
+                output, final = self._run(cell, f"{layer}{way}", inputs, next(states), counts)
                 outputs.append(backwards(output, lengths) if way else output)
-                finals.append(tuple(array.T for array in final))
-            sequence = jnp.concatenate(outputs, axis=1)
+                finals.append(final)
+            sequence = jnp.concatenate(outputs, axis=-1)
             if layer < self.num_layers - 1:
                 sequence = nn.Dropout(self.dropout_rate, deterministic=not train)(sequence)
-        return sequence.transpose(2, 0, 1), tuple(finals)
+        return sequence.swapaxes(0, 1), tuple(finals)
 
     def _run(
         self,
         cell: Cell,
-        gates: int,
         name: str,
-        inputs: Float[Array, "time inputs batch"],
+        inputs: Float[Array, "time batch inputs"],
         state: State,
-        counts: Float[Array, "time batch"] | None,
-    ) -> tuple[Float[Array, "time outputs batch"], State]:
-        input_kernel, input_bias = self._weights("input", name, inputs.shape[1], gates)
-        kernel, bias = self._weights("recurrent", name, self.projection or self.features, gates)
-        projected = jnp.einsum("tib,ig->tgb", inputs, input_kernel) + input_bias[:, None]
-        state = tuple(array.astype(projected.dtype) for array in state)
+        counts: Float[Array, "time batch 1"] | None,
+    ) -> tuple[Float[Array, "time batch outputs"], State]:
+        input_kernel, input_bias = self._weights("input", name, inputs.shape[-1], cell.gates)
+        width = self.projection or self.features
+        kernel, bias = self._weights("recurrent", name, width, cell.gates)
+        state = tuple(array.astype(jnp.result_type(inputs, input_kernel)) for array in state)
+        weights = (input_kernel, input_bias, kernel, bias)
         if not self.projection:
-            return recur(cell, projected, kernel, bias, state, counts)
+            return recur(cell, inputs, weights, state, counts)
         kernel_init, _ = kernel_and_bias(self.initialization, self.features)
         shape = (self.features, self.projection)
         projection = self.param(f"projection_kernel_{name}", kernel_init, shape)
 
-        def projecting(x: Gates, h: Gates, state: State) -> State:
-            hidden, *rest = cell(x, h, state)
-            return (projection.T @ hidden, *rest)
+        def projecting(gates: Gates, state: State) -> State:
+            hidden, *rest = cell.equations(gates, state)
+            return (hidden @ projection, *rest)
 
-        outputs, final, _ = _scan(projecting, projected, kernel, bias, state, counts)
-        return outputs, final
+        projecting_cell = dataclasses.replace(cell, equations=projecting)
+        return scan_steps(projecting_cell, inputs, weights, state, counts)
 
     def _weights(
         self, role: str, name: str, inputs: int, gates: int
@@ -217,14 +237,14 @@ class Recurrent(nn.Module):
 
 
 def backwards(
-    sequence: Float[Array, "time features batch"], lengths: Int[Array, " batch"] | None
-) -> Float[Array, "time features batch"]:
+    sequence: Float[Array, "time batch features"], lengths: Int[Array, " batch"] | None
+) -> Float[Array, "time batch features"]:
     """Reverses what counts of each sequence; what is after it stays where it is."""
     if lengths is None:
         return sequence[::-1]
     places = jnp.arange(len(sequence))[:, None]
     source = jnp.where(places < lengths, lengths - 1 - places, places)
-    return jnp.take_along_axis(sequence, source[:, None, :], axis=0)
+    return jnp.take_along_axis(sequence, source[..., None], axis=0)
 
 
 def initial_carry(
@@ -240,35 +260,27 @@ def initial_carry(
 
     No two of its arrays share memory, so that it can be donated.
     """
-    _, _, arrays = _cell(cell)
     # The output comes first; only it is projected.
-    widths = (projection or features, features)[:arrays]
+    widths = (projection or features, features)[: _cell(cell).arrays]
     return tuple(
         tuple(jnp.zeros((batch_size, width)) for width in widths)
         for _ in range(num_layers * (2 if bidirectional else 1))
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def recur(
+def scan_steps(
     cell: Cell,
-    projected: Float[Array, "time gates_features batch"],
-    kernel: Float[Array, "features gates_features"],
-    bias: Float[Array, " gates_features"],
+    inputs: Float[Array, "time batch inputs"],
+    weights: Weights,
     state: State,
-    counts: Float[Array, "time batch"] | None,
-) -> tuple[Float[Array, "time features batch"], State]:
+    counts: Float[Array, "time batch 1"] | None,
+) -> tuple[Float[Array, "time batch features"], State]:
     """Runs one layer over whole sequences.
 
-    The gradient's rule keeps what each step computed and forms the gradient of the weights after
-    the steps, in one product; differentiating the scan would add it up in every step. Forward-mode
-    differentiation is an error.
-
     Args:
-        cell: new state from the shares of the gates.
-        projected: the inputs' share of the gates.
-        kernel: for the state's share.
-        bias: of the state's share.
+        cell: one step.
+        inputs: of all steps.
+        weights: of the layer.
         state: before the first step.
         counts: 1 for a step that counts; after the others the state is what it was and the output
             is zero. None: all count.
@@ -276,62 +288,84 @@ def recur(
     Returns:
         Outputs, and the state after the last step.
     """
-    outputs, final, _ = _scan(cell, projected, kernel, bias, state, counts)
+
+    def step(state: State, given: Any) -> Any:
+        x, counts = given
+        output, new = _step(cell, counts, _shares(cell, weights, x, state), state)
+        return new, output
+
+    final, outputs = jax.lax.scan(step, state, (inputs @ weights[0], counts))
     return outputs, final
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def recur(
+    cell: Cell, inputs: Any, weights: Weights, state: State, counts: Any
+) -> tuple[Float[Array, "time batch features"], State]:
+    """Does what ``scan_steps`` does, with a rule of its own for the gradient.
+
+    The weights' gradients are formed after the steps, in one product; differentiating the scan
+    would add them up in every step. Forward-mode differentiation is an error.
+    """
+    return scan_steps(cell, inputs, weights, state, counts)
+
+
+def _shares(cell: Cell, weights: Weights, x: Gates, state: State) -> tuple[Gates, ...]:
+    """What the equations see of input and state; a sum is one array to keep instead of two."""
+    _, input_bias, kernel, bias = weights
+    h = state[0] @ kernel
+    return (x + h + (input_bias + bias),) if cell.sums else (x + input_bias, h + bias)
+
+
 def _step(
-    cell: Cell, x: Gates, h: Gates, state: State, counts: Float[Array, " batch"] | None
-) -> tuple[Float[Array, "features batch"], State]:
-    new = cell(x, h, state)
+    cell: Cell, counts: Float[Array, "batch 1"] | None, shares: tuple[Gates, ...], state: State
+) -> tuple[Float[Array, "batch features"], State]:
+    new = cell.equations(*shares, state)
     if counts is None:
         return new[0], new
     new = tuple(jnp.where(counts > 0, n, old) for n, old in zip(new, state, strict=True))
     return new[0] * counts, new
 
 
-def _scan(cell: Cell, projected: Any, kernel: Any, bias: Any, state: State, counts: Any) -> Any:
-    weights = kernel.T
+def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, counts: Any) -> Any:
+    def step(state: State, given: Any) -> Any:
+        x, counts = given
+        shares = _shares(cell, weights, x, state)
+        # What a step needs to be differentiated is a value like any other: the scan stacks it.
+        (output, new), backward = jax.vjp(functools.partial(_step, cell, counts), shares, state)
+        return new, (output, state[0], backward)
 
-    def step(state: State, inputs: Any) -> Any:
-        x, counts = inputs
-        h = weights @ state[0] + bias[:, None]
-        output, new = _step(cell, x, h, state, counts)
-        return new, (output, h, state)
-
-    final, (outputs, hs, states) = jax.lax.scan(step, state, (projected, counts))
-    return outputs, final, (hs, states)
-
-
-def _recur_forward(
-    cell: Cell, projected: Any, kernel: Any, bias: Any, state: State, counts: Any
-) -> Any:
-    outputs, final, kept = _scan(cell, projected, kernel, bias, state, counts)
-    return (outputs, final), (projected, kernel, counts, *kept)
+    final, (outputs, *kept) = jax.lax.scan(step, state, (inputs @ weights[0], counts))
+    return (outputs, final), (inputs, weights, counts, *kept)
 
 
 def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
-    projected, kernel, counts, hs, states = residuals
+    inputs, (input_kernel, _, kernel, _), counts, hiddens, backwards = residuals
     d_outputs, d_final = gradients
+    transposed = kernel.T
 
-    def step(d_state: State, inputs: Any) -> Any:
-        x, h, state, counts, d_output = inputs
-        _, backward = jax.vjp(lambda x, h, state: _step(cell, x, h, state, counts), x, h, state)
-        dx, dh, (d_hidden, *rest) = backward((d_output, d_state))
-        return (d_hidden + kernel @ dh, *rest), (dx, dh)
+    def step(d_state: State, given: Any) -> Any:
+        backward, d_output = given
+        d_shares, (d_hidden, *rest) = backward((d_output, d_state))
+        return (d_hidden + d_shares[-1] @ transposed, *rest), d_shares
 
-    d_state, (d_projected, dhs) = jax.lax.scan(
-        step, d_final, (projected, hs, states, counts, d_outputs), reverse=True
+    d_state, d_shares = jax.lax.scan(step, d_final, (backwards, d_outputs), reverse=True)
+    d_x, d_h = d_shares[0], d_shares[-1]
+    d_bias = d_h.sum(axis=(0, 1))
+    d_weights = (
+        jnp.einsum("tbi,tbg->ig", inputs, d_x),
+        d_bias if cell.sums else d_x.sum(axis=(0, 1)),
+        jnp.einsum("tbf,tbg->fg", hiddens, d_h),
+        d_bias,
     )
-    d_kernel = jnp.einsum("tfb,tgb->fg", states[0], dhs)
     d_counts = None if counts is None else jnp.zeros_like(counts)
-    return d_projected, d_kernel, dhs.sum(axis=(0, 2)), d_state, d_counts
+    return d_x @ input_kernel.T, d_weights, d_state, d_counts
 
 
 recur.defvjp(_recur_forward, _recur_backward)
 
 
-def _cell(name: str) -> tuple[Cell, int, int]:
+def _cell(name: str) -> Cell:
     if name not in CELLS:
         raise UserError(f"cell={name!r} is unknown.{did_you_mean(name, CELLS)}")
     return CELLS[name]

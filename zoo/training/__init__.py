@@ -1,6 +1,7 @@
 """The shared train step and what a run needs around it."""
 
+from zoo.training.partitioning import compiler_options, jit
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import make_train_step
 
-__all__ = ["TrainState", "create_state", "make_train_step"]
+__all__ = ["TrainState", "compiler_options", "create_state", "jit", "make_train_step"]

@@ -58,6 +58,23 @@ def abstract(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
+def compiler_options(platform: str | None = None) -> dict[str, str | bool]:
+    """Returns what XLA is told beyond its defaults on a platform; None: the one in use.
+
+    On a CPU: of its two libraries the faster one for each operation. Its default for convolutions
+    takes up to twice as long as the other (``docs/performance.md``).
+    """
+    if (platform or jax.default_backend()) != "cpu":
+        return {}
+    kinds = ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", "LIBRARY_FUSION_TYPE_REDUCE")
+    return {"xla_cpu_experimental_ynn_fusion_type": ",".join(kinds)}
+
+
+def jit(function: Callable, **options: Any) -> Callable:
+    """``jax.jit`` with ``compiler_options``."""
+    return jax.jit(function, compiler_options=compiler_options(), **options)
+
+
 def compile_step(
     function: Callable, carry: Any, batch: Any, mesh: Mesh, *, donate: bool
 ) -> tuple[Callable, float]:
@@ -82,7 +99,6 @@ def compile_step(
         out_shardings=replicated(mesh),
         donate_argnums=(0,) if donate else (),
     )
-    compiled = jitted.lower(
-        abstract(carry, replicated(mesh)), abstract(batch, by_rows(mesh))
-    ).compile()
+    lowered = jitted.lower(abstract(carry, replicated(mesh)), abstract(batch, by_rows(mesh)))
+    compiled = lowered.compile(compiler_options(mesh.devices.flat[0].platform))
     return compiled, time.perf_counter() - start

@@ -1,0 +1,111 @@
+"""Settings of the process; each test that makes them has a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from zoo import process
+
+FAULTS = """
+import resource, sys
+from zoo import process
+if sys.argv[1] == "tuned":
+    assert process.tune_allocator() == "allocator keeps memory"
+def use():
+    block = bytearray(64 << 20)
+    for place in range(0, len(block), 4096):
+        block[place] = 1
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(kind):
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, kind], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own settings")
+def test_memory_that_is_freed_is_not_paid_for_again():
+    pages = 5 * (64 << 20) // 4096
+    assert faults("plain") > 0.9 * pages
+    assert faults("tuned") < 0.1 * pages
+
+
+@pytest.mark.parametrize(("system", "libc"), [("darwin", ""), ("linux", "musl")])
+def test_without_glibc_nothing_is_changed(monkeypatch, system, libc):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("no library is called"))
+    assert process.tune_allocator() == "allocator as it is (no glibc)"
+
+
+def test_compiled_programs_are_kept_apart_by_processor_and_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folders = set()
+    for model in ("AMD EPYC", "Intel(R) Xeon(R) CPU @ 2.20GHz"):
+        for version in ("0.10.2", "0.10.3"):
+            monkeypatch.setattr(process, "processor_model", lambda model=model: model)
+            monkeypatch.setattr("importlib.metadata.version", lambda name, v=version: v)
+            folders.add(process.compilation_cache_folder())
+    assert len(folders) == 4
+    assert tmp_path / "jax-model-zoo/jaxlib-0.10.2-amd-epyc" in folders
+    assert all(folder.parent == tmp_path / "jax-model-zoo" for folder in folders)
+
+
+STARTED = """
+import jax
+from zoo import building
+from zoo.config import base
+config = base(model="cnn", task="classification")
+config.platform = "cpu"
+config.process_settings = {on}
+print(building.start_jax(config))
+print(jax.config.values["jax_compilation_cache_dir"])
+print(jax.config.values["jax_compilation_cache_max_size"])
+jax.jit(lambda x: x @ x + jax.numpy.linalg.inv(x))(jax.numpy.eye(64)).block_until_ready()
+"""
+
+
+def started(tmp_path, *, on, **environment):
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED.format(on=on)], capture_output=True, text=True, check=True,
+        env=inherited | {"XDG_CACHE_HOME": str(tmp_path)} | environment,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_a_run_keeps_compiled_programs_within_bounds(tmp_path):
+    said, folder, size = started(tmp_path, on=True)
+    assert said.endswith(f"compiled programs kept in {folder}")
+    assert folder.startswith(str(tmp_path / "jax-model-zoo"))
+    assert 0 < int(size) < 10 << 30
+
+
+def test_a_folder_that_the_user_chose_stays(tmp_path):
+    own = str(tmp_path / "own")
+    said, folder, _ = started(tmp_path, on=True, JAX_COMPILATION_CACHE_DIR=own)
+    assert said.endswith(f"compiled programs kept in {own}")
+    assert folder == own
+    assert not (tmp_path / "jax-model-zoo").exists()
+
+
+def test_no_folder_is_no_error(tmp_path):
+    (tmp_path / "jax-model-zoo").write_text("a file is in the way")
+    said, folder, _ = started(tmp_path, on=True)
+    assert "compiled programs not kept" in said
+    assert folder == "None"
+
+
+def test_one_field_leaves_the_process_as_it_is(tmp_path):
+    said, folder, _ = started(tmp_path, on=False)
+    assert (said, folder) == ("process as it is", "None")
+    assert not list(tmp_path.iterdir())
