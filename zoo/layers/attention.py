@@ -1,5 +1,6 @@
 """Attention (Vaswani et al. 2017), for every family: over oneself, over a context, with a cache."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from zoo.layers.linear import Linear
 
 Heads = Float[Array, "batch length heads head_features"]
 Mask = Bool[Array, "#batch #heads #query #key"]
+Scores = Float[Array, "batch heads query key"]
+Means = Float[Array, "batch heads query head_features"]
 
 # Queries that share one product with their keys. In causal attention a block sees the keys up to
 # its own end: for long sequences half of the work, and scores that stay in a core's cache.
@@ -126,16 +129,50 @@ def _attend(
     )
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
-        # A row that sees nothing: 0 instead of the softmax of nothing but -inf, which is nan.
-        nothing = ~mask.any(axis=-1, keepdims=True)
-        scores = jnp.where(nothing, 0, scores)
-        weights = jnp.where(nothing, 0, jax.nn.softmax(scores))
-    else:
-        weights = jax.nn.softmax(scores)
-    weights = weights.astype(value.dtype)
+    kept = None
     if dropout is not None:
-        weights = dropout(weights)
-    return jnp.einsum("bhqk,bkhf->bqhf", weights, value)
+        kept = dropout(jnp.ones_like(scores))
+    return _weighted_means(mask is not None, scores, value, kept).swapaxes(1, 2)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _weighted_means(masked: bool, scores: Scores, value: Heads, kept: Scores | None) -> Means:
+    """Means of the values by the softmax of the scores, each weight times what is kept of it.
+
+    Divided by the weights' sum after the product, when the array is smaller (Dao et al. 2022,
+    section 3.1). A row whose scores are all -inf gives 0.
+    """
+    weights, total = _unnormalised(masked, scores)
+    return _sums(weights, value, kept) / total.astype(value.dtype)
+
+
+@_weighted_means.defjvp
+def _weighted_means_jvp(masked: bool, primals: Any, tangents: Any) -> tuple[Means, Means]:
+    (scores, value, kept), (d_scores, d_value, _) = primals, tangents
+    weights, total = _unnormalised(masked, scores)
+    means = _sums(weights, value, kept) / total.astype(value.dtype)
+    # The softmax's own derivative: that of the quotient would lose digits where weights are alike.
+    weights = weights / total
+    d_weights = weights * (d_scores - (weights * d_scores).sum(axis=-1, keepdims=True))
+    return means, _sums(d_weights, value, kept) + _sums(weights, d_value, kept)
+
+
+def _unnormalised(
+    masked: bool, scores: Scores
+) -> tuple[Scores, Float[Array, "batch heads query 1"]]:
+    """The exponentials of which the softmax is made, and their sums."""
+    largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    if masked:
+        largest = jnp.maximum(largest, jnp.finfo(scores.dtype).min)
+    weights = jnp.exp(scores - largest)
+    total = weights.sum(axis=-1, keepdims=True)
+    return weights, jnp.where(total == 0, 1, total) if masked else total
+
+
+def _sums(weights: Scores, value: Heads, kept: Scores | None) -> Means:
+    if kept is not None:
+        weights = weights * kept
+    return jnp.einsum("bhqk,bkhf->bhqf", weights.astype(value.dtype), value)
 
 
 class MultiHeadAttention(nn.Module):
