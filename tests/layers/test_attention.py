@@ -1,5 +1,7 @@
 import dataclasses
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -205,3 +207,73 @@ def test_gradients_in_bfloat16_are_near_and_of_that_type():
     assert gradient.dtype == jnp.bfloat16
     exact = np.asarray(jax.grad(total)(jnp.asarray(x)))
     assert np.abs(gradient - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def plainly(query, key, value, mask, dropout):
+    """Softmax first, as the paper writes it."""
+    scores = jnp.einsum("bqhf,bkhf->bhqk", query / np.sqrt(query.shape[-1]), key)
+    if mask is not None:
+        scores = jnp.where(mask, scores, -1e30)
+    weights = jax.nn.softmax(scores)
+    if dropout is not None:
+        weights = dropout(weights)
+    return jnp.einsum("bhqk,bkhf->bqhf", weights, value)
+
+
+def _ours(query, key, value, mask, dropout):
+    return dot_product_attention(query, key, value, mask=mask, dropout=dropout)
+
+
+class _Attending(nn.Module):
+    function: Any
+    mask: Any
+    rate: float
+
+    @nn.compact
+    def __call__(self, *arrays):
+        dropout = nn.Dropout(self.rate, deterministic=False) if self.rate else None
+        return self.function(*arrays, self.mask, dropout)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_derivatives_in_both_modes_are_the_softmaxs(masked, rate):
+    with jax.enable_x64(True):
+        shape, keys = (2, 5, 3, 4), jax.random.split(jax.random.key(0), 6)
+        arrays, tangents = (
+            tuple(jax.random.normal(key, shape, jnp.float64) for key in keys[i : i + 3])
+            for i in (0, 3)
+        )
+        mask = (jnp.arange(5)[:, None] >= jnp.arange(5))[None, None] if masked else None
+
+        def results(function):
+            def call(*arrays):
+                module = _Attending(function, mask, rate)
+                return module.apply({}, *arrays, rngs={"dropout": jax.random.key(1)})
+
+            def total(*arrays):
+                return jnp.sin(call(*arrays)).sum()
+
+            def steepness(*arrays):
+                gradients = jax.grad(total, argnums=(0, 1, 2))(*arrays)
+                return sum((gradient**2).sum() for gradient in gradients)
+
+            return (
+                jax.jvp(call, arrays, tangents),
+                jax.grad(total, argnums=(0, 1, 2))(*arrays),
+                jax.grad(steepness, argnums=(0, 1, 2))(*arrays),
+            )
+
+        ours = results(_ours)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(results(plainly)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_gradient_keeps_no_more_than_the_plain_form():
+    arrays = tuple(jnp.ones((2, 64, 3, 4)) for _ in range(3))
+
+    def kept(function):
+        _, backward = jax.vjp(function, *arrays)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert kept(dot_product_attention) <= kept(lambda q, k, v: plainly(q, k, v, None, None))
