@@ -4,10 +4,12 @@
     python -m benchmarks --only cnn       one group
     python -m benchmarks --whole          whole jobs too: minutes each
 
-Both sides compute the same: equal losses over the first 20 steps, from the same weights and
-batches and without dropout, come first. Then they take turns, each in a process of its own on the
-same cores. What counts is the median over the rounds of the ratio ours / peer. Writes
-``benchmarks/results/<machine>.json`` and the README's table. Nothing else should run meanwhile.
+PyTorch takes part in the fastest of its settings, which are tried first: eager, channels last,
+torch.compile, always with fused optimizers and with our settings of malloc. Both sides compute the
+same: equal losses over the first 20 steps, from the same weights and batches and without dropout,
+come next. Then they take turns, each in a process of its own on the same cores. What counts is the
+median over the rounds of the ratio ours / peer. Writes ``benchmarks/results/<machine>.json`` and
+the README's table. Nothing else should run meanwhile.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, tables
+from benchmarks import machine, start, tables, turns
 from benchmarks.works import WORKS
 
 RESULTS = machine.ROOT / "benchmarks" / "results"
@@ -31,7 +33,14 @@ README = machine.ROOT / "README.md"
 # turns small gradients into full steps (seen: 0.7 % at step 16).
 LOSS_TOLERANCE = {"float64": 1e-9, "float32": 3e-2}
 FIRST_LOSS_TOLERANCE = 1e-6
-SIDES = {"ours": "ours", "torch": "PyTorch, eager", "linen": "stock linen and optax"}
+# PyTorch's name has its setting: see ``turns.peer_name``.
+SIDES = {
+    "ours": "ours",
+    "torch": "PyTorch",
+    "linen": "stock linen and optax",
+    "step": "our own step",
+}
+START = "start"
 QUIET_SPREAD = 0.15
 
 Row = dict[str, Any]
@@ -49,48 +58,69 @@ class Job:
     goal: float
 
 
-JOBS = (
+# The script as its user runs it, and with what of our own settings it could have as well.
+JOBS = tuple(
     Job(
         group="cnn",
         work="seed script, whole job (start to report, 5,000 images, 5 epochs)",
         ours=("train.py", "--config=configs/cnn.py", "--workdir={folder}/run"),
-        peer="PyTorch, the seed's script",
-        peer_arguments=("-m", "benchmarks.torch_peers.cnn_seed"),
+        peer=f"PyTorch, the seed's script{words}",
+        peer_arguments=("-m", "benchmarks.torch_peers.cnn_seed", *options),
         goal=0.75,
-    ),
+    )
+    for words, options in (("", ()), (", our allocator settings", ("--tuned-allocator",)))
 )
 
 
-def measure_work(name: str, *, rounds: int, seconds: float, threads: int) -> list[Row]:
+def measure_work(
+    name: str, *, rounds: int, seconds: float, threads: int, short: bool = False
+) -> list[Row]:
     """Compares what both sides compute, then the times of all sides; a row for each peer.
+
+    Args:
+        name: of the work.
+        rounds: turns of each side.
+        seconds: timed in a turn.
+        threads: cores for each side.
+        short: whether ``seconds`` are enough for works that want a number of calls, too.
 
     Raises:
         SystemExit: what they compute differs, or a side failed.
     """
     work = WORKS[name]
     sides = [side for side in SIDES if hasattr(work, side)]
+    peers, options = dict(SIDES), {side: ["--short"] if short else [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
-
-        def measured(side: str, *options: str) -> Any:
-            program = ("-m", "benchmarks.measure", name, side, folder, f"--threads={threads}")
-            return machine.run_for_json((*program, *options))
-
-        machine.run(("-m", "benchmarks.measure", name, "prepare", folder))
+        measured = turns.measure(name, folder, threads)
+        if "torch" in sides:
+            setting = turns.fastest(measured, work.settings, min(seconds, turns.TRIAL))
+            peers["torch"] = turns.peer_name(work, setting)
+            options["torch"].append(f"--setting={setting}")
         for dtype in work.checked:
-            ours, peer = (measured(side, f"--dtype={dtype}") for side in ("ours", "torch"))
+            ours, peer = (
+                measured(side, f"--dtype={dtype}", *options[side]) for side in ("ours", "torch")
+            )
             check_losses(ours, peer, dtype)
         timed: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for index in range(rounds):
             # Each side is first as often as the other: the machine may warm up or slow down.
             for side in sides if index % 2 == 0 else sides[::-1]:
-                timed[side].append(measured(side, f"--time={seconds}"))
-    ms = {side: [statistics.median(t["ms"]) for t in timed[side]] for side in sides}
-    gflops = statistics.median(t["matmul_gflops"] for t in timed["ours"])
+                timed[side].append(measured(side, f"--time={seconds}", *options[side]))
+    ms = {side: [one["ms"] for one in timed[side]] for side in sides}
+    gflops = statistics.median(one["matmul_gflops"] for one in timed["ours"])
     limit_ms = 1e3 * work.gflop / gflops if work.gflop else None
     return [
-        make_row(work.title, SIDES[side], ms["ours"], ms[side], work.goals.get(side), limit_ms)
+        make_row(work.title, peers[side], ms["ours"], ms[side], work.goals.get(side), limit_ms)
         for side in sides
         if side != "ours"
+    ]
+
+
+def measure_start(rounds: int) -> list[Row]:
+    """Times the first step from the command on, with no cache of compiled programs and with one."""
+    return [
+        make_row(start.TITLES[cache], None, ms, None, start.GOALS[cache], None)
+        for cache, ms in start.measure(rounds).items()
     ]
 
 
@@ -119,9 +149,9 @@ def check_losses(ours: Sequence[float], peer: Sequence[float], dtype: str) -> No
 
 def make_row(
     work: str,
-    peer: str,
+    peer: str | None,
     ours_ms: Sequence[float],
-    peer_ms: Sequence[float],
+    peer_ms: Sequence[float] | None,
     goal: float | None,
     limit_ms: float | None,
 ) -> Row:
@@ -129,31 +159,32 @@ def make_row(
 
     Args:
         work: what was done.
-        peer: the other side.
+        peer: the other side; None: there is none.
         ours_ms: our time in each round.
-        peer_ms: the peer's.
-        goal: ratio to reach, or None.
+        peer_ms: the peer's; None: there is none.
+        goal: ratio to reach, without a peer the time; or None.
         limit_ms: time that the arithmetic alone takes at the machine's rate, or None.
 
     Returns:
-        A row; ``spread`` is (largest - smallest) / median of the rounds' ratios.
+        A row; ``spread`` is (largest - smallest) / median of the rounds' ratios, without a peer of
+        their times.
     """
-    ratios = [a / b for a, b in zip(ours_ms, peer_ms, strict=True)]
-    ratio, ours = statistics.median(ratios), statistics.median(ours_ms)
-    spread = (max(ratios) - min(ratios)) / ratio
+    ours = statistics.median(ours_ms)
+    compared = [a / b for a, b in zip(ours_ms, peer_ms, strict=True)] if peer_ms else list(ours_ms)
+    spread = (max(compared) - min(compared)) / statistics.median(compared)
     if spread > QUIET_SPREAD:
-        print(f"warning: {work}: disturbed: the ratios differ by {100 * spread:.0f} %: {ratios}")
+        print(f"warning: {work}: disturbed: the rounds differ by {100 * spread:.0f} %: {compared}")
     return {
         "work": work,
         "ours_ms": ours,
         "peer": peer,
-        "peer_ms": statistics.median(peer_ms),
-        "ratio": ratio,
+        "peer_ms": statistics.median(peer_ms) if peer_ms else None,
+        "ratio": statistics.median(compared) if peer_ms else None,
         "spread": spread,
         "disturbed": spread > QUIET_SPREAD,
         "goal": goal,
         "share_of_limit": limit_ms / ours if limit_ms else None,
-        "rounds": len(ratios),
+        "rounds": len(compared),
         "date": machine.today(),
     }
 
@@ -161,7 +192,7 @@ def make_row(
 def add_results(path: Path, rows: Sequence[Row]) -> None:
     """Adds rows to the file of this machine, in place of older ones of the same work.
 
-    Rows that were measured with other versions go.
+    Rows that were measured with other versions go, and those of works that are no more.
     """
     results: dict[str, Any] = {
         "machine": machine.describe(),
@@ -170,17 +201,30 @@ def add_results(path: Path, rows: Sequence[Row]) -> None:
     }
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
-        measured = {(row["work"], row["peer"]) for row in rows}
+        measured = {_key(row) for row in rows}
         if old["versions"] == results["versions"]:
-            results["rows"] += [
-                row for row in old["rows"] if (row["work"], row["peer"]) not in measured
-            ]
-    order = [*(work.title for work in WORKS.values()), *(job.work for job in JOBS)]
-    results["rows"].sort(
-        key=lambda row: order.index(row["work"]) if row["work"] in order else len(order)
-    )
+            results["rows"] += [row for row in old["rows"] if _key(row) not in measured]
+    titles = [
+        *(work.title for work in WORKS.values()),
+        *start.TITLES.values(),
+        *(job.work for job in JOBS),
+    ]
+    results["rows"] = [row for row in results["rows"] if row["work"] in titles]
+    results["rows"].sort(key=lambda row: titles.index(row["work"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _key(row: Row) -> tuple[str, str | None]:
+    """What a row is replaced by: one of the same work beside the same peer, PyTorch in any setting.
+
+    Whole jobs have several rows beside PyTorch, which differ in more than a setting.
+    """
+    jobs = {job.peer for job in JOBS}
+    peer = row["peer"]
+    return row["work"], "PyTorch" if peer and peer.startswith(
+        "PyTorch"
+    ) and peer not in jobs else peer
 
 
 def as_markdown(results: dict[str, Any]) -> str:
@@ -191,12 +235,12 @@ def as_markdown(results: dict[str, Any]) -> str:
         (
             row["work"],
             _duration(row["ours_ms"]),
-            f"{_duration(row['peer_ms'])} ({row['peer']})",
-            f"{row['ratio']:.2f}",
+            f"{_duration(row['peer_ms'])} ({row['peer']})" if row["peer"] else "-",
+            f"{row['ratio']:.2f}" if row["peer"] else "-",
             f"{100 * row['spread']:.0f} %{', disturbed' if row['disturbed'] else ''}"
             if row["rounds"] > 1
             else "-",
-            f"≤ {row['goal']}" if row["goal"] else "-",
+            _goal(row),
             f"{100 * row['share_of_limit']:.0f} %" if row["share_of_limit"] else "-",
             str(row["rounds"]),
         )
@@ -208,21 +252,32 @@ def as_markdown(results: dict[str, Any]) -> str:
     )
 
 
+def _goal(row: Row) -> str:
+    if not row["goal"]:
+        return "-"
+    return f"≤ {row['goal'] if row['peer'] else _duration(row['goal'])}"
+
+
 def _duration(milliseconds: float) -> str:
+    if milliseconds < 10:
+        return f"{milliseconds:.2g} ms"
     return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.0f} s"
 
 
 def main() -> None:
     """Measures what the command line asks for."""
-    groups = sorted({work.group for work in WORKS.values()} | {job.group for job in JOBS})
+    groups = sorted({START, *(work.group for work in WORKS.values()), *(job.group for job in JOBS)})
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours and theirs.")
-    parser.add_argument("--only", choices=groups, help="one group of work")
+    parser.add_argument("--only", choices=[*groups, *WORKS], help="one group, or one work")
     parser.add_argument("--whole", action="store_true", help="whole jobs too, one run a side")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side; at least 5")
     parser.add_argument("--seconds", type=float, default=5.0, help="timed in a turn")
     parser.add_argument("--threads", type=int, default=2, help="cores for each side")
     parser.add_argument(
-        "--try", action="store_true", dest="trial", help="print only; fewer than 5 rounds allowed"
+        "--try",
+        action="store_true",
+        dest="trial",
+        help="print only; fewer than 5 rounds allowed, and no more steps than --seconds need",
     )
     options = parser.parse_args()
     if options.rounds < (1 if options.trial else 5):
@@ -233,11 +288,16 @@ def main() -> None:
     measured = itertools.chain(
         (
             measure_work(
-                name, rounds=options.rounds, seconds=options.seconds, threads=options.threads
+                name,
+                rounds=options.rounds,
+                seconds=options.seconds,
+                threads=options.threads,
+                short=options.trial,
             )
             for name, work in WORKS.items()
-            if options.only in (None, work.group)
+            if options.only in (None, work.group, name)
         ),
+        (measure_start(options.rounds) for _ in [START] if options.only in (None, START)),
         ([measure_job(job)] for job in JOBS if options.whole and options.only in (None, job.group)),
     )
     # Written down one by one: a later work that fails takes nothing away.
@@ -246,7 +306,7 @@ def main() -> None:
         if options.trial:
             continue
         add_results(path, rows)
-        files = sorted(RESULTS.glob("*.json"))
+        files = sorted(set(RESULTS.glob("*.json")) - set(RESULTS.glob("growth-*.json")))
         content = "\n\n".join(as_markdown(json.loads(file.read_text("utf-8"))) for file in files)
         tables.write_between(README, "benchmarks", content)
 

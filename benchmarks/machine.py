@@ -64,6 +64,17 @@ def limit_threads(threads: int) -> None:
     os.sched_setaffinity(0, cores[:threads])
 
 
+def memory_mib() -> tuple[float, float]:
+    """Returns the memory that this process holds, and the most that it has held so far.
+
+    Of its own: what ``getrusage`` says includes the process that it was started from.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    held, most = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+    return held, most
+
+
 def run(arguments: Sequence[str]) -> tuple[str, float]:
     """Runs Python with arguments in the project's root; returns its output and its seconds.
 

@@ -6,8 +6,8 @@ import peers
 import pytest
 
 from benchmarks import __main__ as side_by_side
-from benchmarks import adherence, machine, quality, tables, works
-from benchmarks.families import cnn, recurrent
+from benchmarks import adherence, growth, machine, measure, quality, start, tables, turns, works
+from benchmarks.families import cnn, inference, loops, recurrent, resnet
 from zoo.data import scenes
 
 
@@ -23,6 +23,29 @@ def test_arithmetic_of_the_step_is_what_pytorch_counts():
     with counter:
         model(images).sum().backward()
     assert counter.get_total_flops() == pytest.approx(1e9 * cnn.gflop(2), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("work", "model"),
+    [
+        (resnet.ResNetStep(rows=2), resnet.small_resnet18),
+        (inference.Forward("resnet50", 2), lambda: peers.torchvision().models.resnet50()),
+    ],
+)
+def test_arithmetic_of_residual_networks_is_what_pytorch_counts(work, model):
+    torch = peers.torch()
+    from torch.utils.flop_counter import FlopCounterMode
+
+    peers.torchvision()
+    side = 32 if isinstance(work, resnet.ResNetStep) else 224
+    # Shapes alone: nothing is computed.
+    with torch.device("meta"):
+        network, images = model(), torch.zeros(2, 3, side, side)
+    with FlopCounterMode(display=False) as counter:
+        logits = network(images)
+        if work.optimizer:
+            logits.sum().backward()
+    assert counter.get_total_flops() == pytest.approx(1e9 * work.gflop, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -56,20 +79,82 @@ def test_row_takes_the_median_of_the_ratios(capsys):
     assert "disturbed" in capsys.readouterr().out
 
 
+def test_row_without_a_peer_has_a_time_as_its_goal(tmp_path):
+    title = start.TITLES["warm"]
+    row = side_by_side.make_row(title, None, [9000, 8000, 10_000], None, 7000.0, None)
+    assert (row["ours_ms"], row["peer_ms"], row["ratio"]) == (9000, None, None)
+    assert row["spread"] == pytest.approx(2 / 9)
+    path = tmp_path / "machine.json"
+    side_by_side.add_results(path, [row])
+    table = side_by_side.as_markdown(json.loads(path.read_text()))
+    assert f"| {title} | 9000 ms | - | - | 22 %, disturbed | ≤ 7000 ms |" in table
+
+
 def test_results_keep_other_work_of_the_same_versions_only(tmp_path, monkeypatch):
     path = tmp_path / "machine.json"
+    a, b, c = (works.WORKS[name].title for name in ("cnn", "resnet", "gpt"))
 
-    def add(*works):
-        rows = [side_by_side.make_row(work, "peer", [1], [2], 0.75, None) for work in works]
+    def add(*titles, peer="PyTorch, eager, fused Adam"):
+        rows = [side_by_side.make_row(title, peer, [10], [20], 0.75, None) for title in titles]
         side_by_side.add_results(path, rows)
-        return [row["work"] for row in json.loads(path.read_text())["rows"]]
+        return [(row["work"], row["peer"]) for row in json.loads(path.read_text())["rows"]]
 
-    assert add("a", "b") == ["a", "b"]
-    assert add("b") == ["b", "a"]
+    eager, compiled = "PyTorch, eager, fused Adam", "PyTorch, torch.compile, fused Adam"
+    assert add(b, a) == [(a, eager), (b, eager)]
+    # In whichever setting, PyTorch is one peer; linen is another.
+    assert add(b, peer=compiled) == [(a, eager), (b, compiled)]
+    assert add(a, peer="linen") == [(a, "linen"), (a, eager), (b, compiled)]
+    results = json.loads(path.read_text())
+    results["rows"].append(results["rows"][0] | {"work": "of a work that is no more"})
+    path.write_text(json.dumps(results))
+    assert len(add(b)) == 3
     monkeypatch.setattr(machine, "versions", lambda: {"jax": "another", "torch": "another"})
-    assert add("c") == ["c"]
+    assert add(c, peer="peer") == [(c, "peer")]
     table = side_by_side.as_markdown(json.loads(path.read_text()))
-    assert "| c | 1 ms | 2 ms (peer) | 0.50 |" in table
+    assert f"| {c} | 10 ms | 20 ms (peer) | 0.50 |" in table
+
+
+def test_whole_jobs_beside_pytorch_are_rows_of_their_own(tmp_path):
+    path = tmp_path / "machine.json"
+    for job in side_by_side.JOBS:
+        row = side_by_side.make_row(job.work, job.peer, [1], [2], job.goal, None)
+        side_by_side.add_results(path, [row])
+    peers_ = [row["peer"] for row in json.loads(path.read_text())["rows"]]
+    assert sorted(peers_) == sorted(job.peer for job in side_by_side.JOBS)
+
+
+def test_the_fastest_setting_that_runs_is_taken(capsys):
+    ms = {"eager": 30.0, "channels_last": 20.0}
+
+    def measured(side, *options):
+        (setting,) = (o.removeprefix("--setting=") for o in options if "--setting=" in o)
+        if setting == "compile":
+            raise SystemExit("no compiler")
+        return {"ms": ms[setting]}
+
+    work = works.WORKS["cnn"]
+    found = turns.fastest(measured, work.settings)
+    assert found == "channels_last"
+    assert turns.peer_name(work, found) == "PyTorch, channels last, fused Adam"
+    said = capsys.readouterr().out
+    assert "torch.compile, is left out: no compiler" in said
+    assert "eager 30 ms, channels last 20 ms" in said
+    with pytest.raises(SystemExit, match="none of its settings"):
+        turns.fastest(measured, ["compile", "compile"])
+    # One alone is not timed.
+    assert turns.fastest(None, ["eager"]) == "eager"
+
+
+def test_calls_are_as_many_as_asked_for_or_as_fit():
+    made = []
+
+    def call(index):
+        made.append(index)
+        return 0.0
+
+    assert len(measure.milliseconds(call, seconds=0.0)) == 3
+    assert made == [0, 1, 2, 3, 4, 5]  # the first three warm up
+    assert len(measure.milliseconds(call, seconds=60.0, calls=7)) == 7
 
 
 def test_quality_replaces_a_seed_and_averages_over_seeds(tmp_path):
@@ -124,9 +209,19 @@ def test_works_have_names_of_their_own_and_every_side():
     titles = [work.title for work in works.WORKS.values()]
     assert len(set(titles)) == len(titles)
     for work in works.WORKS.values():
+        others = {side for side in side_by_side.SIDES if side != "ours" and hasattr(work, side)}
         assert callable(work.ours)
-        assert callable(work.torch)
-        assert set(work.goals) <= set(side_by_side.SIDES)
+        assert others
+        assert set(work.goals) <= others
+        assert not work.checked or "torch" in others
+
+
+def test_every_config_has_its_data_measured_and_all_but_diffusion_their_loop():
+    files = {path.stem for path in (machine.ROOT / "configs").glob("*.py")}
+    data = {work.config for work in works.WORKS.values() if isinstance(work, loops.Data)}
+    trained = {work.config for work in works.WORKS.values() if isinstance(work, loops.Loop)}
+    assert data == files
+    assert trained == files - {"diffusion"} | {"lstm:gru", "lstm:rnn"}
 
 
 def test_a_quick_work_gives_the_same_numbers_on_both_sides(tmp_path):
@@ -136,5 +231,70 @@ def test_a_quick_work_gives_the_same_numbers_on_both_sides(tmp_path):
     with jax.enable_x64(True):
         ours = small.ours(tmp_path, "float64", timed=False)
         found = [ours(index) for index in range(3)]
-    theirs = small.torch(tmp_path, "float64", timed=False)
+    theirs = small.torch(tmp_path, "float64", timed=False, setting="eager")
     np.testing.assert_allclose(found, [theirs(index) for index in range(3)], rtol=1e-9)
+
+
+def test_residual_networks_train_alike_on_both_sides(tmp_path):
+    peers.torch()
+    small = resnet.ResNetStep(rows=4, side=16, batches=2)
+    small.prepare(tmp_path)
+    with jax.enable_x64(True):
+        ours = small.ours(tmp_path, "float64", timed=False)
+        found = [ours(index) for index in range(2)]
+    theirs = small.torch(tmp_path, "float64", timed=False, setting="channels_last")
+    np.testing.assert_allclose(found, [theirs(index) for index in range(2)], rtol=1e-9)
+
+
+@pytest.mark.parametrize("config", ["forecast", "gpt", "lstm:gru"])
+def test_a_config_trains_alike_on_both_sides(tmp_path, config, monkeypatch):
+    peers.torch()
+    # Two batches: the second loss follows the first update.
+    monkeypatch.setattr(loops, "BATCHES", 2)
+    work = loops.Loop(config)
+    work.prepare(tmp_path)
+    with jax.enable_x64(True):
+        ours = work.ours(tmp_path, "float64", timed=False)
+        found = [ours(index) for index in range(2)]
+        theirs = work.torch(tmp_path, "float64", timed=False, setting="eager")
+    np.testing.assert_allclose(found, [theirs(index) for index in range(2)], rtol=1e-9)
+
+
+def test_logits_are_the_same_on_both_sides(tmp_path):
+    peers.torch()
+    work = inference.Forward("cnn", 2)
+    work.prepare(tmp_path)
+    with jax.enable_x64(True):
+        found = work.ours(tmp_path, "float64", timed=False)(0)
+    theirs = work.torch(tmp_path, "float64", timed=False, setting="channels_last")(0)
+    assert found == pytest.approx(theirs, rel=1e-9)
+    assert np.isfinite(work.linen(tmp_path, "float32", timed=True)(0))
+
+
+def test_growth_replaces_a_series_and_draws_what_is_there(tmp_path):
+    def points(name, factor):
+        return [
+            {
+                "series": name, "value": value, "side": side, "name": "PyTorch, eager",
+                "time": factor * value, "memory": 3.0, "gflop": 1.0 * value,
+            }
+            for value in growth.SERIES[name].values for side in growth.SIDES
+        ]  # fmt: skip
+
+    path = tmp_path / "growth.json"
+    growth.add_points(path, points("gpt-depth", 1.0))
+    growth.add_points(path, points("cnn-batch", 1.0))
+    found = growth.add_points(path, points("gpt-depth", 2.0))
+    assert [point["series"] for point in found] == 12 * ["cnn-batch"] + 8 * ["gpt-depth"]
+    table = growth.as_markdown(json.loads(path.read_text()))
+    assert "| GPT, depth | 8 | 16 ms | 16 ms | 1.00 | 3 MiB | 3 MiB | eager |" in table
+    for what in growth.PICTURES:
+        growth.plot(found, what, tmp_path / f"{what}.png")
+        assert (tmp_path / f"{what}.png").stat().st_size > 10_000
+
+
+def test_points_of_growth_have_their_sizes():
+    point = growth.POINTS["cnn-side-96"]
+    assert (point.side, point.rows, point.batches) == (96, 64, growth.BATCHES)
+    assert growth.POINTS["gpt-length-1024"].time == 1024
+    assert not set(growth.POINTS) & set(works.WORKS)

@@ -1,4 +1,4 @@
-"""A GPT of 10 million parameters: its training step, and decoding with a cache."""
+"""A GPT, by default of 10 million parameters: its training step, and decoding with a cache."""
 
 import dataclasses
 from pathlib import Path
@@ -10,12 +10,14 @@ import numpy as np
 
 from benchmarks.families.recurrent import token_batches, token_loss, torch_token_loss
 from benchmarks.families.sides import (
+    BATCHES,
     Call,
-    load_weights,
+    Work,
     our_step,
     read_batches,
-    read_params,
+    read_variables,
     torch_batches,
+    torch_model,
     torch_step,
     write,
 )
@@ -24,65 +26,97 @@ from zoo.decoding import greedy
 from zoo.models import GPT
 from zoo.pretrained import gpt_table
 
-VOCAB, LAYERS, WIDTH, HEADS, CONTEXT = 65, 6, 384, 6, 256
+VOCAB, HEAD_WIDTH = 65, 64
 PROMPT, NEW_TOKENS = 16, 128
 
 
 @dataclasses.dataclass(frozen=True)
-class GPTStep:
-    """8 rows of 256 tokens, Adam, no dropout."""
+class GPTStep(Work):
+    """8 rows of tokens, heads of width 64, Adam, no dropout.
 
+    Attributes:
+        layers: number of blocks.
+        width: of the residual stream.
+        time: tokens of a row.
+        batches: how many are prepared.
+    """
+
+    layers: int = 6
+    width: int = 384
+    time: int = 256
+    batches: int = BATCHES
+
+    rows: ClassVar[int] = 8
     group: ClassVar[str] = "gpt"
-    title: ClassVar[str] = "decoder, 6 layers, width 384, T 256, batch 8, training step"
     goals: ClassVar[dict[str, float]] = {"linen": 0.75}
     checked: ClassVar[tuple[str, ...]] = ("float64", "float32")
-    gflop: ClassVar[float] = (
-        2 * 3 * 8 * CONTEXT * (LAYERS * (12 * WIDTH**2 + 2 * CONTEXT * WIDTH) + WIDTH * VOCAB) / 1e9
-    )
+    settings: ClassVar[tuple[str, ...]] = ("eager", "compile")
+    optimizer: ClassVar[str] = "fused Adam"
+
+    @property
+    def title(self) -> str:
+        """What is done."""
+        sizes = f"{self.layers} layers, width {self.width}, T {self.time}, batch {self.rows}"
+        return f"decoder, {sizes}, training step"
+
+    @property
+    def gflop(self) -> float:
+        """Arithmetic of a step in 10^9 operations: three products for each forward one."""
+        block = 12 * self.width**2 + 2 * self.time * self.width
+        return 2 * 3 * self.rows * self.time * (self.layers * block + self.width * VOCAB) / 1e9
 
     def prepare(self, folder: Path) -> None:
         """Writes batches and weights."""
-        batches = token_batches(8, CONTEXT, VOCAB)
-        write(folder, batches, _first_params(), gpt_table(LAYERS))
+        batches = token_batches(self.rows, self.time, VOCAB, self.batches)
+        write(folder, batches, _init(self._model), gpt_table(self.layers))
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo."""
-        loss_fn = token_loss(lambda params, tokens: _model().apply({"params": params}, tokens)[0])
-        return our_step(loss_fn, _read(folder, dtype), read_batches(folder, dtype))
+        model = self._model
+        loss_fn = token_loss(lambda params, tokens: model.apply({"params": params}, tokens)[0])
+        return our_step(loss_fn, _read(folder, model, dtype), read_batches(folder, dtype))
 
-    def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
+    def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
         """Hugging Face's model with PyTorch's own attention."""
         return torch_step(
-            _theirs(),
+            _theirs(self._model),
             lambda model, batch: torch_token_loss(model(batch["tokens"]).logits, batch),
             folder,
             dtype,
+            setting,
         )
 
     def linen(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """Linen's own layers with their own first weights."""
         from flax import linen as nn
 
+        layers, width, heads = self.layers, self.width, self.width // HEAD_WIDTH
+
         class Stock(nn.Module):
             @nn.compact
             def __call__(self, tokens: Any) -> Any:
-                embed = nn.Embed(VOCAB, WIDTH)
-                x = embed(tokens) + nn.Embed(CONTEXT, WIDTH)(jnp.arange(tokens.shape[1]))
+                embed = nn.Embed(VOCAB, width)
+                time = tokens.shape[1]
+                x = embed(tokens) + nn.Embed(time, width)(jnp.arange(time))
                 mask = nn.make_causal_mask(tokens)
-                for _ in range(LAYERS):
-                    x += nn.MultiHeadDotProductAttention(HEADS)(nn.LayerNorm()(x), mask=mask)
-                    y = nn.gelu(nn.Dense(4 * WIDTH)(nn.LayerNorm()(x)))
-                    x += nn.Dense(WIDTH)(y)
+                for _ in range(layers):
+                    x += nn.MultiHeadDotProductAttention(heads)(nn.LayerNorm()(x), mask=mask)
+                    y = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(x)))
+                    x += nn.Dense(width)(y)
                 return embed.attend(nn.LayerNorm()(x))
 
         batches = read_batches(folder, dtype)
-        params = jax.jit(Stock().init)(jax.random.key(0), batches[0]["tokens"])["params"]
+        variables = jax.jit(Stock().init)(jax.random.key(0), batches[0]["tokens"])
         loss_fn = token_loss(lambda params, tokens: Stock().apply({"params": params}, tokens))
-        return our_step(loss_fn, params, batches)
+        return our_step(loss_fn, variables, batches)
+
+    @property
+    def _model(self) -> GPT:
+        return _gpt(self.layers, self.width, self.time)
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class Decoding(Work):
     """Greedy decoding of 128 tokens after 16, with a cache; what must agree are the tokens.
 
     Attributes:
@@ -94,7 +128,6 @@ class Decoding:
     group: ClassVar[str] = "decoding"
     goals: ClassVar[dict[str, float]] = {}
     checked: ClassVar[tuple[str, ...]] = ("float64",)
-    gflop: ClassVar[None] = None
 
     @property
     def title(self) -> str:
@@ -104,12 +137,12 @@ class Decoding:
     def prepare(self, folder: Path) -> None:
         """Writes prompts and weights."""
         batches = token_batches(self.rows, PROMPT, VOCAB)[:4]
-        write(folder, batches, _first_params(), gpt_table(LAYERS))
+        write(folder, batches, _init(DECODER), gpt_table(DECODER.num_layers))
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo: one compiled function."""
-        model, batches = _model(), read_batches(folder, dtype)
-        variables = {"params": _read(folder, dtype)}
+        model, batches = DECODER, read_batches(folder, dtype)
+        variables = _read(folder, model, dtype)
 
         @jax.jit
         def decode(variables: Any, prompt: Any) -> Any:
@@ -125,14 +158,12 @@ class Decoding:
             np.asarray(decode(variables, batches[index % len(batches)]["tokens"]))
         )
 
-    def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
+    def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
         """Hugging Face's ``generate``."""
         import torch
 
-        model = _theirs()
-        load_weights(model, folder)
-        model = model.to(getattr(torch, dtype)).eval()
-        batches = torch_batches(folder, dtype)
+        model = torch_model(_theirs(DECODER), folder, dtype, setting).eval()
+        batches = torch_batches(folder, dtype, setting)
 
         def decode(index: int) -> float:
             prompt = batches[index % len(batches)]["tokens"]
@@ -157,36 +188,40 @@ def _fingerprint(tokens: np.ndarray) -> float:
     return float((tokens * weights).sum())
 
 
-def _model() -> GPT:
+def _gpt(layers: int, width: int, context: int) -> GPT:
     return GPT(
         vocab_size=VOCAB,
-        context=CONTEXT,
-        num_layers=LAYERS,
-        num_heads=HEADS,
-        features=WIDTH,
+        context=context,
+        num_layers=layers,
+        num_heads=width // HEAD_WIDTH,
+        features=width,
         dropout_rate=0.0,
     )
 
 
-def _first_params() -> Any:
-    return jax.jit(_model().init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+DECODER = _gpt(layers=6, width=384, context=256)
 
 
-def _read(folder: Path, dtype: str) -> Any:
-    return read_params(folder, gpt_table(LAYERS), jax.eval_shape(_first_params), dtype)
+def _init(model: GPT) -> dict[str, Any]:
+    return dict(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
 
 
-def _theirs() -> Any:
+def _read(folder: Path, model: GPT, dtype: str) -> dict[str, Any]:
+    like = jax.eval_shape(lambda: _init(model))
+    return read_variables(folder, gpt_table(model.num_layers), like, dtype)
+
+
+def _theirs(model: GPT) -> Any:
     make_torchvision_importable()
     from transformers import GPT2Config, GPT2LMHeadModel
 
     # The token that would end a text is outside the vocabulary: none ends.
     config = GPT2Config(
-        vocab_size=VOCAB,
-        n_positions=CONTEXT,
-        n_embd=WIDTH,
-        n_layer=LAYERS,
-        n_head=HEADS,
+        vocab_size=model.vocab_size,
+        n_positions=model.context,
+        n_embd=model.features,
+        n_layer=model.num_layers,
+        n_head=model.num_heads,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,

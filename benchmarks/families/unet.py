@@ -10,12 +10,14 @@ import numpy as np
 
 from benchmarks.families.sides import (
     BATCHES,
+    SETTINGS,
     Call,
-    load_weights,
+    Work,
     our_step,
     read_batches,
-    read_params,
+    read_variables,
     torch_batches,
+    torch_model,
     torch_step,
     write,
 )
@@ -31,18 +33,19 @@ STEPS = 50
 
 
 @dataclasses.dataclass(frozen=True)
-class UNetStep:
+class UNetStep(Work):
     """32 images with a context of 12 vectors, the squared error of the noise, Adam."""
 
     group: ClassVar[str] = "unet"
     title: ClassVar[str] = "UNet, 32x32, features 32, 64, 96, batch 32, training step"
     goals: ClassVar[dict[str, float]] = {}
     checked: ClassVar[tuple[str, ...]] = ("float32",)  # diffusers' time is float32 in any case
-    gflop: ClassVar[None] = None
+    settings: ClassVar[tuple[str, ...]] = tuple(SETTINGS)
+    optimizer: ClassVar[str] = "fused Adam"
 
     def prepare(self, folder: Path) -> None:
         """Writes batches and weights."""
-        write(folder, [_batch(32, index) for index in range(BATCHES)], _first_params(), _table())
+        write(folder, [_batch(32, index) for index in range(BATCHES)], _init(), _table())
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo."""
@@ -56,43 +59,40 @@ class UNetStep:
 
         return our_step(loss_fn, _read(folder, dtype), read_batches(folder, dtype))
 
-    def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
-        """Diffusers' model, its images with the channels last in memory."""
+    def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
+        """Diffusers' model."""
         import torch
 
         def loss_fn(model: Any, batch: Any) -> Any:
-            # [batch, height, width, channels] seen as PyTorch names it: no copy.
-            image, noise = (batch[name].permute(0, 3, 1, 2) for name in ("image", "noise"))
-            predicted = model(image, batch["step"], batch["context"]).sample
-            return torch.nn.functional.mse_loss(predicted, noise)
+            predicted = model(batch["image"], batch["step"], batch["context"]).sample
+            return torch.nn.functional.mse_loss(predicted, batch["noise"])
 
-        model = _theirs().to(memory_format=torch.channels_last)
-        return torch_step(model, loss_fn, folder, dtype)
+        return torch_step(_theirs(), loss_fn, folder, dtype, setting)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class Sampling(Work):
     """16 images in 50 steps of DDIM, one call of the network for each."""
 
     group: ClassVar[str] = "sampling"
     title: ClassVar[str] = "sampling, DDIM, 50 steps, the same UNet, 16 images"
     goals: ClassVar[dict[str, float]] = {}
     checked: ClassVar[tuple[str, ...]] = ()  # each side draws its own noise; tests compare steps
-    gflop: ClassVar[None] = None
+    settings: ClassVar[tuple[str, ...]] = ("eager", "channels_last")
 
     def prepare(self, folder: Path) -> None:
         """Writes contexts and weights."""
-        write(folder, [_batch(16, index) for index in range(2)], _first_params(), _table())
+        write(folder, [_batch(16, index) for index in range(2)], _init(), _table())
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo: one compiled function."""
-        params, batches = _read(folder, dtype), read_batches(folder, dtype)
+        variables, batches = _read(folder, dtype), read_batches(folder, dtype)
         schedule = make_noise_schedule("linear", 1000)
 
         @jax.jit
-        def draw(params: Any, context: Any, key: Any) -> Any:
+        def draw(variables: Any, context: Any, key: Any) -> Any:
             def denoise(noisy: Any, step: Any) -> Any:
-                return _model().apply({"params": params}, noisy, step, context)
+                return _model().apply(variables, noisy, step, context)
 
             return sample(
                 denoise,
@@ -103,25 +103,24 @@ class Sampling:
             )
 
         return lambda index: float(
-            draw(params, batches[index % 2]["context"], jax.random.key(index)).mean()
+            draw(variables, batches[index % 2]["context"], jax.random.key(index)).mean()
         )
 
-    def torch(self, folder: Path, dtype: str, *, timed: bool) -> Call:
+    def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
         """Diffusers' model and scheduler."""
         import torch
 
         make_torchvision_importable()
         from diffusers import DDIMScheduler
 
-        model = _theirs()
-        load_weights(model, folder)
-        model = model.to(getattr(torch, dtype)).to(memory_format=torch.channels_last).eval()
-        batches = torch_batches(folder, dtype)
+        model = torch_model(_theirs(), folder, dtype, setting).eval()
+        batches = torch_batches(folder, dtype, setting)
+        layout = torch.contiguous_format if setting == "eager" else torch.channels_last
 
         def draw(index: int) -> float:
             scheduler: Any = DDIMScheduler()
             scheduler.set_timesteps(STEPS)
-            images = torch.randn(16, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
+            images = torch.randn(16, 3, SIDE, SIDE).to(memory_format=layout)
             with torch.inference_mode():
                 for step in scheduler.timesteps:
                     predicted = model(images, step, batches[index % 2]["context"]).sample
@@ -159,15 +158,15 @@ def _table() -> Any:
     return unet_table(FEATURES, ATTENTION, LAYERS)
 
 
-def _first_params() -> Any:
+def _init() -> dict[str, Any]:
     batch = _batch(1, 0)
-    return jax.jit(_model().init)(
-        jax.random.key(0), batch["image"], batch["step"], batch["context"]
-    )["params"]
+    return dict(
+        jax.jit(_model().init)(jax.random.key(0), batch["image"], batch["step"], batch["context"])
+    )
 
 
-def _read(folder: Path, dtype: str) -> Any:
-    return read_params(folder, _table(), jax.eval_shape(_first_params), dtype)
+def _read(folder: Path, dtype: str) -> dict[str, Any]:
+    return read_variables(folder, _table(), jax.eval_shape(_init), dtype)
 
 
 def _theirs() -> Any:

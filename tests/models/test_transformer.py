@@ -21,40 +21,9 @@ SMALL = {
 def reference(**options):
     torch = peers.torch()
     torch.manual_seed(0)
+    from benchmarks.torch_peers import sequences
 
-    class Reference(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.source_embed = torch.nn.Embedding(9, 8)
-            self.target_embed = torch.nn.Embedding(11, 8)
-            self.transformer = torch.nn.Transformer(
-                8, 2, 2, 2, 12, dropout=0.1, batch_first=True, **options
-            )
-            self.output = torch.nn.Linear(8, 11)
-
-        def forward(self, source, target, source_counts, target_counts):
-            def embedded(embed, tokens):
-                # Section 3.5, written anew.
-                position = torch.arange(tokens.shape[1], dtype=torch.float64)[:, None]
-                rate = 10_000 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
-                table = torch.stack(
-                    [torch.sin(position * rate), torch.cos(position * rate)], -1
-                ).flatten(1)
-                vectors = embed(tokens)
-                return vectors * 8**0.5 + table.to(vectors.dtype)
-
-            time = target.shape[1]
-            hidden = self.transformer(
-                embedded(self.source_embed, source),
-                embedded(self.target_embed, target),
-                tgt_mask=torch.ones(time, time).triu(1).bool(),
-                src_key_padding_mask=~source_counts,
-                memory_key_padding_mask=~source_counts,
-                tgt_key_padding_mask=~target_counts,
-            )
-            return self.output(hidden)
-
-    model = Reference()
+    model = sequences.Transformer(9, 11, 8, 2, 2, 2, 12, **options)
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter)
