@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.process import processor_model
+
 ROOT = Path(__file__).parents[1]
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "jax-model-zoo")
 
@@ -21,7 +23,7 @@ def describe() -> dict[str, Any]:
     """Returns processor, number of its cores that this process may use, memory and system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": _processor(),
+        "processor": processor_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
@@ -96,10 +98,3 @@ def run_for_json(arguments: Sequence[str]) -> Any:
     """Runs Python with arguments and returns what the last line of its output says, as JSON."""
     output, _ = run(arguments)
     return json.loads(output.splitlines()[-1])
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()  # not every architecture has the line
