@@ -77,16 +77,19 @@ def memory_mib() -> tuple[float, float]:
     return held, most
 
 
-def run(arguments: Sequence[str]) -> tuple[str, float]:
+def run(arguments: Sequence[str], **environment: str) -> tuple[str, float]:
     """Runs Python with arguments in the project's root; returns its output and its seconds.
+
+    ``environment`` is added to this process's.
 
     Raises:
         SystemExit: it failed; its own error stream has been shown.
     """
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False,
+        env=os.environ | environment,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     if done.returncode:
         command = " ".join(["python", *arguments])
@@ -94,7 +97,7 @@ def run(arguments: Sequence[str]) -> tuple[str, float]:
     return done.stdout, seconds
 
 
-def run_for_json(arguments: Sequence[str]) -> Any:
+def run_for_json(arguments: Sequence[str], **environment: str) -> Any:
     """Runs Python with arguments and returns what the last line of its output says, as JSON."""
-    output, _ = run(arguments)
+    output, _ = run(arguments, **environment)
     return json.loads(output.splitlines()[-1])

@@ -111,7 +111,7 @@ class CNNStep(Work):
             return losses.sum(), (np.float32(len(losses)), model_state, {})
 
         variables = model.init(jax.random.key(0), batches[0]["image"])
-        return our_step(loss_fn, dict(variables), batches)
+        return our_step(loss_fn, dict(variables), batches, stock=True)
 
     def _parts(self, *, dropout_rate: float) -> building.Parts:
         config = get_config()

@@ -25,6 +25,7 @@ from benchmarks.torch_peers import make_torchvision_importable
 from zoo.decoding import greedy
 from zoo.models import GPT
 from zoo.pretrained import gpt_table
+from zoo.training import jit
 
 VOCAB, HEAD_WIDTH = 65, 64
 PROMPT, NEW_TOKENS = 16, 128
@@ -108,7 +109,7 @@ class GPTStep(Work):
         batches = read_batches(folder, dtype)
         variables = jax.jit(Stock().init)(jax.random.key(0), batches[0]["tokens"])
         loss_fn = token_loss(lambda params, tokens: Stock().apply({"params": params}, tokens))
-        return our_step(loss_fn, variables, batches)
+        return our_step(loss_fn, variables, batches, stock=True)
 
     @property
     def _model(self) -> GPT:
@@ -144,7 +145,7 @@ class Decoding(Work):
         model, batches = DECODER, read_batches(folder, dtype)
         variables = _read(folder, model, dtype)
 
-        @jax.jit
+        @jit
         def decode(variables: Any, prompt: Any) -> Any:
             cache = model.initial_cache(self.rows, PROMPT + NEW_TOKENS, jnp.dtype(dtype))
             return greedy(

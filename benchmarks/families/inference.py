@@ -1,6 +1,7 @@
 """The forward pass alone: the seed's CNN and ResNet-50, one image and many."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from benchmarks.torch_peers import make_torchvision_importable
 from zoo import flops
 from zoo.models import create_model
 from zoo.pretrained.published import tables_of
+from zoo.training import jit
 
 BATCHES = 4
 SIDES = {"cnn": 48, "resnet50": 224}
@@ -71,7 +73,7 @@ class Forward(Work):
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo."""
         variables = read_variables(folder, self._table(), jax.eval_shape(self._init), dtype)
-        return _compiled(self._module(), variables, folder, dtype)
+        return _forward(jit(self._module().apply), variables, folder, dtype)
 
     def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
         """The seed's class, or torchvision's model."""
@@ -90,7 +92,7 @@ class Forward(Work):
         """Linen's own layers with their own first weights."""
         image = np.zeros(self._shape, np.float32)
         variables = jax.jit(self._stock().init)(jax.random.key(0), image)
-        return _compiled(self._stock(), variables, folder, dtype)
+        return _forward(jax.jit(self._stock().apply), variables, folder, dtype)
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
@@ -122,10 +124,9 @@ class Forward(Work):
         return resnet50()
 
 
-def _compiled(module: Any, variables: Any, folder: Path, dtype: str) -> Call:
+def _forward(forward: Callable, variables: Any, folder: Path, dtype: str) -> Call:
     batches = [jax.device_put(batch["image"]) for batch in read_batches(folder, dtype)]
     variables = jax.device_put(variables)
-    forward = jax.jit(module.apply)
     return lambda index: _fingerprint(np.asarray(forward(variables, batches[index % len(batches)])))
 
 

@@ -142,7 +142,7 @@ class RecurrentStep(Work):
         batches = read_batches(folder, dtype)
         variables = Stock().init(jax.random.key(0), batches[0]["tokens"])
         loss_fn = token_loss(lambda params, tokens: Stock().apply({"params": params}, tokens))
-        return our_step(loss_fn, dict(variables), batches)
+        return our_step(loss_fn, dict(variables), batches, stock=True)
 
     @property
     def _model(self) -> RNN:

@@ -123,7 +123,7 @@ class ResNetStep(Work):
 
         variables = jax.jit(model.init)(jax.random.key(0), batches[0]["image"])
         optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
-        return our_step(loss_fn, dict(variables), batches, optimizer)
+        return our_step(loss_fn, dict(variables), batches, optimizer, stock=True)
 
     def _task(self) -> Classification:
         return Classification(create_model("resnet18", num_classes=10, stem="cifar"))

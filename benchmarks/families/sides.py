@@ -125,6 +125,8 @@ def our_step(
     variables: dict[str, Any],
     batches: Sequence[dict[str, np.ndarray]],
     optimizer: optax.GradientTransformation | None = None,
+    *,
+    stock: bool = False,
 ) -> Call:
     """Returns the zoo's own train step, with Adam if no optimizer is given, one update a call."""
     optimizer = optimizer or optax.adam(1e-3)
@@ -132,17 +134,27 @@ def our_step(
         make_train_step(loss_fn, optimizer),
         create_state(variables, optimizer, jax.random.key(0)),
         batches,
+        stock=stock,
     )
 
 
 def compiled(
-    train_step: Callable, state: Any, host_batches: Sequence[dict[str, np.ndarray]]
+    train_step: Callable,
+    state: Any,
+    host_batches: Sequence[dict[str, np.ndarray]],
+    *,
+    stock: bool = False,
 ) -> Call:
-    """Compiles a step; returns the call that makes one update on the batches in turn."""
+    """Compiles a step; returns the call that makes one update on the batches in turn.
+
+    ``stock``: by ``jax.jit`` alone, without what the zoo tells the compiler.
+    """
     mesh = make_mesh(1)
     batches = [put_batch(batch, mesh) for batch in host_batches]
     held = [put_replicated(state, mesh)]
-    step, _ = compile_step(train_step, held[0], batches[0], mesh, donate=True)
+    step: Callable = jax.jit(train_step, donate_argnums=0)
+    if not stock:
+        step, _ = compile_step(train_step, held[0], batches[0], mesh, donate=True)
 
     def update(index: int) -> float:
         held[0], sums = step(held[0], batches[index % len(batches)])

@@ -26,6 +26,7 @@ from zoo.diffusion import make_noise_schedule, sample
 from zoo.losses import mean_squared_error
 from zoo.models import UNet
 from zoo.pretrained import unet_table
+from zoo.training import jit
 
 FEATURES, ATTENTION, LAYERS = (32, 64, 96), (False, True, True), 1
 HEADS, GROUPS, SIDE, WORDS, CONTEXT = 4, 8, 32, 12, 64
@@ -89,7 +90,7 @@ class Sampling(Work):
         variables, batches = _read(folder, dtype), read_batches(folder, dtype)
         schedule = make_noise_schedule("linear", 1000)
 
-        @jax.jit
+        @jit
         def draw(variables: Any, context: Any, key: Any) -> Any:
             def denoise(noisy: Any, step: Any) -> Any:
                 return _model().apply(variables, noisy, step, context)
