@@ -1,5 +1,6 @@
 """Recurrent layers against PyTorch's, and the rule of their gradient against the scan's own."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -244,3 +245,17 @@ def test_the_forget_gate_begins_open():
 def test_what_does_not_fit_is_refused(module, shape, words):
     with pytest.raises(UserError, match=words):
         module.init(jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("cell", "stock"),
+    [("rnn", nn.SimpleCell), ("lstm", nn.OptimizedLSTMCell), ("gru", nn.GRUCell)],
+)
+def test_the_gradient_keeps_no_more_than_linens(cell, stock):
+    x = jnp.ones((3, 50, 8))
+
+    def kept(module):
+        _, backward = jax.vjp(module.apply, module.init(jax.random.key(0), x), x)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert kept(Recurrent(cell, 8)) <= kept(nn.RNN(stock(8)))

@@ -53,7 +53,7 @@ def gru_cell(x: Gates, h: Gates, state: State) -> State:
     h_r, h_z, h_n = jnp.split(h, 3, axis=-1)
     r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
     n = jnp.tanh(x_n + r * h_n)
-    return ((1 - z) * n + z * hidden,)
+    return (n + z * (hidden - n),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,12 +335,13 @@ def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, coun
         (output, new), backward = jax.vjp(functools.partial(_step, cell, counts), shares, state)
         return new, (output, state[0], backward)
 
-    final, (outputs, *kept) = jax.lax.scan(step, state, (inputs @ weights[0], counts))
-    return (outputs, final), (inputs, weights, counts, *kept)
+    input_kernel, _, kernel, _ = weights
+    final, (outputs, *kept) = jax.lax.scan(step, state, (inputs @ input_kernel, counts))
+    return (outputs, final), (inputs, input_kernel, kernel, counts, *kept)
 
 
 def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
-    inputs, (input_kernel, _, kernel, _), counts, hiddens, backwards = residuals
+    inputs, input_kernel, kernel, counts, hiddens, backwards = residuals
     d_outputs, d_final = gradients
     transposed = kernel.T
 
