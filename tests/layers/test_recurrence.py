@@ -201,6 +201,29 @@ def test_mapped_over_sequences():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("projection", [0, 2])
+@pytest.mark.parametrize(("inputs", "weights"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_types_may_be_mixed_and_gradients_keep_theirs(projection, inputs, weights):
+    module, x = Recurrent("lstm", 4, 2, projection=projection), jnp.asarray(normal(2, 5, 3))
+    variables = module.init(jax.random.key(0), x)
+    variables = jax.tree.map(lambda leaf: leaf.astype(weights), variables)
+    x = x.astype(inputs)
+
+    def total(variables, x):
+        return (module.apply(variables, x)[0] ** 2).sum()
+
+    exact = [a.astype("float32") for a in (x, *jax.tree.leaves(variables))]
+    whole = jax.tree.unflatten(jax.tree.structure(variables), exact[1:])
+    for ours, full, given in zip(
+        jax.tree.leaves(jax.grad(total, argnums=(0, 1))(variables, x)),
+        jax.tree.leaves(jax.grad(total, argnums=(0, 1))(whole, exact[0])),
+        jax.tree.leaves((variables, x)),
+        strict=True,
+    ):
+        assert ours.dtype == given.dtype
+        np.testing.assert_allclose(ours.astype("float32"), full, atol=0.02 * np.abs(full).max())
+
+
 def test_forward_mode_is_refused():
     module, x = Recurrent("gru", 4, 1), jnp.asarray(normal(1, 2, 3))
     variables = module.init(jax.random.key(0), x)

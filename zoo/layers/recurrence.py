@@ -188,10 +188,10 @@ class Recurrent(nn.Module):
         input_kernel, input_bias = self._weights("input", name, inputs.shape[-1], cell.gates)
         width = self.projection or self.features
         kernel, bias = self._weights("recurrent", name, width, cell.gates)
-        state = tuple(array.astype(jnp.result_type(inputs, input_kernel)) for array in state)
-        weights = (input_kernel, input_bias, kernel, bias)
+        inputs, *weights = nn.dtypes.promote_dtype(inputs, input_kernel, input_bias, kernel, bias)
+        state = tuple(array.astype(inputs.dtype) for array in state)
         if not self.projection:
-            return recur(cell, inputs, weights, state, counts)
+            return recur(cell, inputs, tuple(weights), state, counts)
         kernel_init, _ = kernel_and_bias(self.initialization, self.features)
         shape = (self.features, self.projection)
         projection = self.param(f"projection_kernel_{name}", kernel_init, shape)
@@ -201,7 +201,7 @@ class Recurrent(nn.Module):
             return (hidden @ projection, *rest)
 
         projecting_cell = dataclasses.replace(cell, equations=projecting)
-        return scan_steps(projecting_cell, inputs, weights, state, counts)
+        return scan_steps(projecting_cell, inputs, tuple(weights), state, counts)
 
     def _weights(
         self, role: str, name: str, inputs: int, gates: int
@@ -341,7 +341,7 @@ def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, coun
 
 
 def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
-    inputs, input_kernel, kernel, counts, hiddens, backwards = residuals
+    inputs, input_kernel, kernel, counts, hiddens, steps = residuals
     d_outputs, d_final = gradients
     transposed = kernel.T
 
@@ -350,7 +350,7 @@ def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
         d_shares, (d_hidden, *rest) = backward((d_output, d_state))
         return (d_hidden + d_shares[-1] @ transposed, *rest), d_shares
 
-    d_state, d_shares = jax.lax.scan(step, d_final, (backwards, d_outputs), reverse=True)
+    d_state, d_shares = jax.lax.scan(step, d_final, (steps, d_outputs), reverse=True)
     d_x, d_h = d_shares[0], d_shares[-1]
     d_bias = d_h.sum(axis=(0, 1))
     d_weights = (
