@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 packages_distributions = functools.cache(importlib.metadata.packages_distributions)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Needed by a dependency that does not say so, or to fit another one: nobody imports these.
-NOT_IMPORTED = {"filelock", "array-record", "jaxlib"}
+NOT_IMPORTED = {"array-record", "jaxlib"}
 
 
 def declared(requirements: list[str]) -> dict[str, Requirement]:

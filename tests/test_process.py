@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,18 @@ def test_a_run_keeps_compiled_programs_within_bounds(tmp_path):
     assert said.endswith(f"compiled programs kept in {folder}")
     assert folder.startswith(str(tmp_path / "jax-model-zoo"))
     assert 0 < int(size) < 10 << 30
+
+
+def test_a_program_whose_writing_was_cut_off_is_compiled_again(tmp_path):
+    _, folder, _ = started(tmp_path, on=True)
+    whole, *others = Path(folder).glob("*-cache")
+    cut_off = b"cut off"
+    whole.write_bytes(cut_off)
+    whole.with_name(whole.name.removesuffix("-cache") + "-atime").unlink()
+    before = {file: file.read_bytes() for file in others}
+    started(tmp_path, on=True)
+    assert whole.read_bytes() != cut_off
+    assert {file: file.read_bytes() for file in others} == before
 
 
 def test_a_folder_that_the_user_chose_stays(tmp_path):

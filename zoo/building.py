@@ -217,6 +217,7 @@ def _keep_compiled_programs() -> str:
         folder = process.compilation_cache_folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            process.remove_unfinished(folder)
         except OSError as error:
             return f"compiled programs not kept ({error})"
         jax.config.update("jax_compilation_cache_dir", str(folder))

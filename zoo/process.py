@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+import filelock
+
 # glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _LARGEST = 2**31 - 1
@@ -41,6 +43,19 @@ def compilation_cache_folder() -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     processor = "-".join(re.findall(r"[a-z0-9]+", processor_model().lower()))
     return root / "jax-model-zoo" / f"jaxlib-{importlib.metadata.version('jaxlib')}-{processor}"
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes compiled programs whose writing was cut off by the end of a process.
+
+    jax writes the time of use after the program itself. One without a time would be read in vain,
+    with a warning, by every later run.
+    """
+    # The lock that jax holds while it writes.
+    with filelock.FileLock(folder / ".lockfile"):
+        for program in folder.glob("*-cache"):
+            if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+                program.unlink()
 
 
 def processor_model() -> str:
