@@ -14,11 +14,10 @@ the README's table. Nothing else should run meanwhile.
 
 import argparse
 import dataclasses
-import itertools
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +47,39 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A whole program on two sides: the arguments of Python; ``{folder}`` is an empty folder."""
+    """A whole program on our side and on its peers': arguments of Python.
+
+    Attributes:
+        group: what ``--only`` names.
+        work: what is done, for the table.
+        ours: our arguments; ``{folder}`` is an empty folder.
+        peers: the peers' arguments by their names.
+        goal: ratio to reach beside each.
+    """
 
     group: str
     work: str
     ours: tuple[str, ...]
-    peer: str
-    peer_arguments: tuple[str, ...]
+    peers: dict[str, tuple[str, ...]]
     goal: float
 
 
-# The script as its user runs it, and with what of our own settings it could have as well.
-JOBS = tuple(
+_SEED_SCRIPT = ("-m", "benchmarks.torch_peers.cnn_seed")
+JOBS = (
     Job(
         group="cnn",
         work="seed script, whole job (start to report, 5,000 images, 5 epochs)",
         ours=("train.py", "--config=configs/cnn.py", "--workdir={folder}/run"),
-        peer=f"PyTorch, the seed's script{words}",
-        peer_arguments=("-m", "benchmarks.torch_peers.cnn_seed", *options),
+        # As its user runs it, and with what of our own settings it could have as well.
+        peers={
+            "PyTorch, the seed's script": _SEED_SCRIPT,
+            "PyTorch, the seed's script, our allocator settings": (
+                *_SEED_SCRIPT,
+                "--tuned-allocator",
+            ),
+        },
         goal=0.75,
-    )
-    for words, options in (("", ()), (", our allocator settings", ("--tuned-allocator",)))
+    ),
 )
 
 
@@ -124,12 +135,15 @@ def measure_start(rounds: int) -> list[Row]:
     ]
 
 
-def measure_job(job: Job) -> Row:
-    """Times each side once, from the start of its process to its end."""
+def measure_job(job: Job) -> list[Row]:
+    """Times each side once, from the start of its process to its end; a row for each peer."""
     with tempfile.TemporaryDirectory() as folder:
         _, ours = machine.run([argument.format(folder=folder) for argument in job.ours])
-        _, peer = machine.run(job.peer_arguments)
-    return make_row(job.work, job.peer, [1e3 * ours], [1e3 * peer], job.goal, None)
+    rows = []
+    for peer, arguments in job.peers.items():
+        _, seconds = machine.run(arguments)
+        rows.append(make_row(job.work, peer, [1e3 * ours], [1e3 * seconds], job.goal, None))
+    return rows
 
 
 def check_losses(ours: Sequence[float], peer: Sequence[float], dtype: str) -> None:
@@ -220,11 +234,11 @@ def _key(row: Row) -> tuple[str, str | None]:
 
     Whole jobs have several rows beside PyTorch, which differ in more than a setting.
     """
-    jobs = {job.peer for job in JOBS}
     peer = row["peer"]
-    return row["work"], "PyTorch" if peer and peer.startswith(
-        "PyTorch"
-    ) and peer not in jobs else peer
+    scripts = {name for job in JOBS for name in job.peers}
+    if peer and peer.startswith("PyTorch") and peer not in scripts:
+        peer = "PyTorch"
+    return row["work"], peer
 
 
 def as_markdown(results: dict[str, Any]) -> str:
@@ -264,6 +278,23 @@ def _duration(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.0f} s"
 
 
+def _measured(options: argparse.Namespace) -> Iterator[list[Row]]:
+    for name, work in WORKS.items():
+        if options.only in (None, work.group, name):
+            yield measure_work(
+                name,
+                rounds=options.rounds,
+                seconds=options.seconds,
+                threads=options.threads,
+                short=options.trial,
+            )
+    if options.only in (None, START):
+        yield measure_start(options.rounds)
+    for job in JOBS:
+        if options.whole and options.only in (None, job.group):
+            yield measure_job(job)
+
+
 def main() -> None:
     """Measures what the command line asks for."""
     groups = sorted({START, *(work.group for work in WORKS.values()), *(job.group for job in JOBS)})
@@ -285,23 +316,8 @@ def main() -> None:
     machine.limit_threads(options.threads)
     path = RESULTS / f"{machine.name(machine.describe())}.json"
 
-    measured = itertools.chain(
-        (
-            measure_work(
-                name,
-                rounds=options.rounds,
-                seconds=options.seconds,
-                threads=options.threads,
-                short=options.trial,
-            )
-            for name, work in WORKS.items()
-            if options.only in (None, work.group, name)
-        ),
-        (measure_start(options.rounds) for _ in [START] if options.only in (None, START)),
-        ([measure_job(job)] for job in JOBS if options.whole and options.only in (None, job.group)),
-    )
     # Written down one by one: a later work that fails takes nothing away.
-    for rows in measured:
+    for rows in _measured(options):
         print(json.dumps(rows, indent=2), flush=True)
         if options.trial:
             continue

@@ -116,11 +116,12 @@ def test_results_keep_other_work_of_the_same_versions_only(tmp_path, monkeypatch
 
 def test_whole_jobs_beside_pytorch_are_rows_of_their_own(tmp_path):
     path = tmp_path / "machine.json"
-    for job in side_by_side.JOBS:
-        row = side_by_side.make_row(job.work, job.peer, [1], [2], job.goal, None)
+    names = [(job, peer) for job in side_by_side.JOBS for peer in job.peers]
+    for job, peer in names:
+        row = side_by_side.make_row(job.work, peer, [1], [2], job.goal, None)
         side_by_side.add_results(path, [row])
     peers_ = [row["peer"] for row in json.loads(path.read_text())["rows"]]
-    assert sorted(peers_) == sorted(job.peer for job in side_by_side.JOBS)
+    assert sorted(peers_) == sorted(peer for _, peer in names)
 
 
 def test_the_fastest_setting_that_runs_is_taken(capsys):
@@ -224,26 +225,24 @@ def test_every_config_has_its_data_measured_and_all_but_diffusion_their_loop():
     assert trained == files - {"diffusion"} | {"lstm:gru", "lstm:rnn"}
 
 
+def check_both_sides(work, folder, *, calls, setting="eager"):
+    work.prepare(folder)
+    with jax.enable_x64(True):
+        ours = work.ours(folder, "float64", timed=False)
+        found = [ours(index) for index in range(calls)]
+        theirs = work.torch(folder, "float64", timed=False, setting=setting)
+    np.testing.assert_allclose(found, [theirs(index) for index in range(calls)], rtol=1e-9)
+
+
 def test_a_quick_work_gives_the_same_numbers_on_both_sides(tmp_path):
     peers.torch()
-    small = recurrent.RecurrentStep("gru", 16)
-    small.prepare(tmp_path)
-    with jax.enable_x64(True):
-        ours = small.ours(tmp_path, "float64", timed=False)
-        found = [ours(index) for index in range(3)]
-    theirs = small.torch(tmp_path, "float64", timed=False, setting="eager")
-    np.testing.assert_allclose(found, [theirs(index) for index in range(3)], rtol=1e-9)
+    check_both_sides(recurrent.RecurrentStep("gru", 16), tmp_path, calls=3)
 
 
 def test_residual_networks_train_alike_on_both_sides(tmp_path):
     peers.torch()
     small = resnet.ResNetStep(rows=4, side=16, batches=2)
-    small.prepare(tmp_path)
-    with jax.enable_x64(True):
-        ours = small.ours(tmp_path, "float64", timed=False)
-        found = [ours(index) for index in range(2)]
-    theirs = small.torch(tmp_path, "float64", timed=False, setting="channels_last")
-    np.testing.assert_allclose(found, [theirs(index) for index in range(2)], rtol=1e-9)
+    check_both_sides(small, tmp_path, calls=2, setting="channels_last")
 
 
 @pytest.mark.parametrize("config", ["forecast", "gpt", "lstm:gru"])
@@ -251,23 +250,13 @@ def test_a_config_trains_alike_on_both_sides(tmp_path, config, monkeypatch):
     peers.torch()
     # Two batches: the second loss follows the first update.
     monkeypatch.setattr(loops, "BATCHES", 2)
-    work = loops.Loop(config)
-    work.prepare(tmp_path)
-    with jax.enable_x64(True):
-        ours = work.ours(tmp_path, "float64", timed=False)
-        found = [ours(index) for index in range(2)]
-        theirs = work.torch(tmp_path, "float64", timed=False, setting="eager")
-    np.testing.assert_allclose(found, [theirs(index) for index in range(2)], rtol=1e-9)
+    check_both_sides(loops.Loop(config), tmp_path, calls=2)
 
 
 def test_logits_are_the_same_on_both_sides(tmp_path):
     peers.torch()
     work = inference.Forward("cnn", 2)
-    work.prepare(tmp_path)
-    with jax.enable_x64(True):
-        found = work.ours(tmp_path, "float64", timed=False)(0)
-    theirs = work.torch(tmp_path, "float64", timed=False, setting="channels_last")(0)
-    assert found == pytest.approx(theirs, rel=1e-9)
+    check_both_sides(work, tmp_path, calls=1, setting="channels_last")
     assert np.isfinite(work.linen(tmp_path, "float32", timed=True)(0))
 
 

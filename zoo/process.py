@@ -50,9 +50,12 @@ def remove_unfinished(folder: Path) -> None:
 
     jax writes the time of use after the program itself. One without a time would be read in vain,
     with a warning, by every later run.
+
+    Raises:
+        OSError: the folder cannot be written, or another process does not let go of it.
     """
-    # The lock that jax holds while it writes.
-    with filelock.FileLock(folder / ".lockfile"):
+    # The lock that jax holds while it writes, and as long as jax itself waits for it.
+    with filelock.FileLock(folder / ".lockfile", timeout=10):
         for program in folder.glob("*-cache"):
             if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
                 program.unlink()
