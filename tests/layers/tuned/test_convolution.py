@@ -1,4 +1,4 @@
-"""The tuned derivatives against XLA's own, wherever they may run."""
+"""The tuned forms and derivatives against XLA's own, wherever they may run."""
 
 import functools
 
@@ -12,6 +12,8 @@ from zoo.layers.tuned.convolution import Window, convolve
 
 SAME = Window(strides=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
 POINT = Window(strides=(2, 1), padding=(0, 0), dilation=(1, 1), groups=1)
+# With at least 64 channels and features this is Winograd's.
+WIDE = {"channels": 64, "features": 66}
 
 
 def plain(x, kernel, window):
@@ -26,11 +28,13 @@ def plain(x, kernel, window):
     )
 
 
-def problem(window, *, size=(9, 7), kernel_size=None, channels=8, batch=3, dtype=jnp.float64):
+def problem(
+    window, *, size=(9, 7), kernel_size=None, channels=8, features=6, batch=3, dtype=jnp.float64
+):
     kernel_size = kernel_size or ((1, 1) if window == POINT else (3, 3))
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (batch, *size, channels), dtype)
-    kernel = jax.random.normal(keys[1], (*kernel_size, channels // window.groups, 6), dtype)
+    kernel = jax.random.normal(keys[1], (*kernel_size, channels // window.groups, features), dtype)
     shape = jax.eval_shape(lambda: plain(x, kernel, window)).shape
     return x, kernel, jax.random.normal(keys[2], shape, dtype)
 
@@ -64,6 +68,16 @@ def assert_close(ours, theirs, tolerance):
         (Window((2, 2), (3, 3), (1, 1), 1), {"kernel_size": (7, 7), "size": (8, 8)}),
         (Window((1, 1), (1, 1), (1, 1), 2), {}),
         (SAME, {"channels": 3}),
+        (SAME, WIDE),
+        (SAME, WIDE | {"size": (4, 8), "batch": 1}),
+        (SAME, WIDE | {"size": (3, 8)}),
+        (SAME, {"channels": 66, "features": 64}),
+        (Window((1, 1), (0, 2), (1, 1), 1), WIDE | {"size": (5, 4)}),
+        (Window((1, 1), (2, 0), (1, 1), 1), WIDE),
+        (Window((1, 1), (3, 1), (1, 1), 1), WIDE),
+        (Window((2, 2), (1, 1), (1, 1), 1), WIDE),
+        (Window((1, 1), (1, 1), (2, 1), 1), WIDE),
+        (Window((1, 1), (1, 1), (1, 1), 2), WIDE | {"channels": 128}),
     ],
 )
 def test_gradients_are_xlas(window, sizes):
@@ -73,10 +87,10 @@ def test_gradients_are_xlas(window, sizes):
         assert_close(ours, gradients(plain, window, *arrays), 1e-13)
 
 
-@pytest.mark.parametrize("window", [SAME, POINT])
-def test_forward_mode_is_xlas(window):
+@pytest.mark.parametrize(("window", "sizes"), [(SAME, {}), (POINT, {}), (SAME, WIDE)])
+def test_forward_mode_is_xlas(window, sizes):
     with jax.enable_x64(True):
-        x, kernel, _ = problem(window)
+        x, kernel, _ = problem(window, **sizes)
         tangents = (jnp.cos(x), jnp.sin(kernel))
 
         def pushed(function):
@@ -85,31 +99,37 @@ def test_forward_mode_is_xlas(window):
         assert_close(pushed(convolve), pushed(plain), 1e-13)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
-def test_lower_precisions_keep_their_type(dtype, tolerance):
-    arrays = problem(POINT, dtype=dtype)
-    assert_close(gradients(convolve, POINT, *arrays), gradients(plain, POINT, *arrays), tolerance)
+TUNED = pytest.mark.parametrize(("window", "sizes"), [(POINT, {}), (SAME, WIDE)])
 
 
-def test_mapped_over_examples_and_kernels():
-    x, kernel, dy = problem(POINT, dtype=jnp.float32)
+@TUNED
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
+def test_lower_precisions_keep_their_type(window, sizes, dtype, tolerance):
+    arrays = problem(window, dtype=dtype, **sizes)
+    assert_close(gradients(convolve, window, *arrays), gradients(plain, window, *arrays), tolerance)
+
+
+@TUNED
+def test_mapped_over_examples_and_kernels(window, sizes):
+    x, kernel, dy = problem(window, dtype=jnp.float32, **sizes)
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
     one_by_one = [
-        gradients(convolve, POINT, x[i : i + 1], kernels[i], dy[i : i + 1]) for i in range(3)
+        gradients(convolve, window, x[i : i + 1], kernels[i], dy[i : i + 1]) for i in range(3)
     ]
-    mapped = jax.vmap(functools.partial(gradients, convolve, POINT))(
+    mapped = jax.vmap(functools.partial(gradients, convolve, window))(
         x[:, None], kernels, dy[:, None]
     )
     assert_close(mapped, jax.tree.map(lambda *a: jnp.stack(a), *one_by_one), 1e-5)
 
 
-def test_second_derivatives_in_reverse():
+@TUNED
+def test_second_derivatives_in_reverse(window, sizes):
     with jax.enable_x64(True):
-        x, kernel, _ = problem(POINT, size=(4, 3))
+        x, kernel, _ = problem(window, **sizes, size=(4, 5))
 
         def second(function):
             def inner(x, kernel):
-                return (function(x, kernel, POINT) ** 3).sum()
+                return (function(x, kernel, window) ** 3).sum()
 
             def outer(x, kernel):
                 return sum((g**2).sum() for g in jax.grad(inner, argnums=(0, 1))(x, kernel))
@@ -119,13 +139,14 @@ def test_second_derivatives_in_reverse():
         assert_close(second(convolve), second(plain), 1e-12)
 
 
-def test_divided_batches_stay_divided():
-    x, kernel, dy = problem(POINT, batch=8, dtype=jnp.float32)
+@TUNED
+def test_divided_batches_stay_divided(window, sizes):
+    x, kernel, dy = problem(window, batch=8, dtype=jnp.float32, **sizes)
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
     rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     compiled = (
         jax.jit(
-            functools.partial(gradients, convolve, POINT),
+            functools.partial(gradients, convolve, window),
             in_shardings=(rows, whole, rows),
             out_shardings=(rows, rows, whole),
         )
@@ -134,14 +155,15 @@ def test_divided_batches_stay_divided():
     )
     assert "all-gather" not in compiled.as_text()
     assert "all-reduce" in compiled.as_text()
-    assert_close(compiled(x, kernel, dy), gradients(plain, POINT, x, kernel, dy), 1e-5)
+    assert_close(compiled(x, kernel, dy), gradients(plain, window, x, kernel, dy), 1e-5)
 
 
+@TUNED
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_elsewhere_a_pointwise_step_has_no_more_than_three_contractions(platform):
-    arrays = problem(POINT, dtype=jnp.float32)
+def test_elsewhere_a_step_has_no_more_than_three_contractions(window, sizes, platform):
+    arrays = problem(window, dtype=jnp.float32, **sizes)
     lowered = (
-        jax.jit(functools.partial(gradients, convolve, POINT))
+        jax.jit(functools.partial(gradients, convolve, window))
         .trace(*arrays)
         .lower(lowering_platforms=(platform,))
         .as_text()
@@ -151,7 +173,7 @@ def test_elsewhere_a_pointwise_step_has_no_more_than_three_contractions(platform
     assert "stablehlo.while" not in lowered
 
     def kept(function):
-        _, backward = jax.vjp(lambda x, kernel: function(x, kernel, POINT), *arrays[:2])
+        _, backward = jax.vjp(lambda x, kernel: function(x, kernel, window), *arrays[:2])
         return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
     assert kept(convolve) <= kept(plain)
