@@ -12,8 +12,8 @@ from zoo.layers.tuned.convolution import Window, convolve
 
 SAME = Window(strides=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
 POINT = Window(strides=(2, 1), padding=(0, 0), dilation=(1, 1), groups=1)
-# With at least 64 channels and features this is Winograd's.
-WIDE = {"channels": 64, "features": 66}
+# With at least 64 channels, features and pixels this is Winograd's.
+WIDE = {"channels": 64, "features": 66, "size": (9, 8)}
 
 
 def plain(x, kernel, window):
@@ -69,10 +69,11 @@ def assert_close(ours, theirs, tolerance):
         (Window((1, 1), (1, 1), (1, 1), 2), {}),
         (SAME, {"channels": 3}),
         (SAME, WIDE),
-        (SAME, WIDE | {"size": (4, 8), "batch": 1}),
+        (SAME, WIDE | {"size": (4, 17), "batch": 1}),
         (SAME, WIDE | {"size": (3, 8)}),
+        (SAME, WIDE | {"batch": 1, "size": (7, 7)}),
         (SAME, {"channels": 66, "features": 64}),
-        (Window((1, 1), (0, 2), (1, 1), 1), WIDE | {"size": (5, 4)}),
+        (Window((1, 1), (0, 2), (1, 1), 1), WIDE | {"size": (5, 5)}),
         (Window((1, 1), (2, 0), (1, 1), 1), WIDE),
         (Window((1, 1), (3, 1), (1, 1), 1), WIDE),
         (Window((2, 2), (1, 1), (1, 1), 1), WIDE),
@@ -125,7 +126,7 @@ def test_mapped_over_examples_and_kernels(window, sizes):
 @TUNED
 def test_second_derivatives_in_reverse(window, sizes):
     with jax.enable_x64(True):
-        x, kernel, _ = problem(window, **sizes, size=(4, 5))
+        x, kernel, _ = problem(window, **sizes | {"size": (4, 6)})
 
         def second(function):
             def inner(x, kernel):
@@ -156,6 +157,25 @@ def test_divided_batches_stay_divided(window, sizes):
     assert "all-gather" not in compiled.as_text()
     assert "all-reduce" in compiled.as_text()
     assert_close(compiled(x, kernel, dy), gradients(plain, window, x, kernel, dy), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "convolutions"),
+    [
+        (WIDE, 0),
+        (WIDE | {"size": (4, 17), "batch": 1}, 0),
+        (WIDE | {"size": (5, 5)}, 0),
+        (WIDE | {"size": (3, 30)}, 3),
+        (WIDE | {"size": (7, 7), "batch": 1}, 3),
+        (WIDE | {"channels": 63}, 3),
+        (WIDE | {"features": 63}, 3),
+        (WIDE | {"dtype": jnp.bfloat16}, 3),
+    ],
+)
+def test_on_a_cpu_a_wide_convolution_becomes_products(sizes, convolutions):
+    arrays = problem(SAME, **{"dtype": jnp.float32} | sizes)
+    lowered = jax.jit(functools.partial(gradients, convolve, SAME)).lower(*arrays).as_text()
+    assert lowered.count("stablehlo.convolution") == convolutions
 
 
 @TUNED

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,8 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
 def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool:
     """Whether Winograd's algorithm applies and saves more time than its transforms cost.
 
-    Below 64 channels or four pixels it does not; in half precision its sums would cancel.
+    With few channels the images' transforms take as long as the products, with few pixels the
+    kernel's; in half precision its sums would cancel.
     """
     return (
         kernel.shape[:2] == (3, 3)
@@ -54,6 +56,7 @@ def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool
         and window.groups == 1
         and max(window.padding) <= 2
         and min(x.shape[1:3]) >= 4
+        and math.prod(x.shape[:3]) >= 64
         and min(kernel.shape[2:]) >= 64
         and x.dtype in (jnp.float32, jnp.float64)
     )
