@@ -197,3 +197,12 @@ def test_elsewhere_a_step_has_no_more_than_three_contractions(window, sizes, pla
         return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
     assert kept(convolve) <= kept(plain)
+
+
+def test_exported_for_any_batch_and_size():
+    x, kernel, _ = problem(SAME, **WIDE, dtype=jnp.float32)
+    sizes = jax.export.symbolic_shape("batch, height, width, 64")
+    exported = jax.export.export(jax.jit(lambda x: convolve(x, kernel, SAME)))(
+        jax.ShapeDtypeStruct(sizes, x.dtype)
+    )
+    assert_close(exported.call(x), plain(x, kernel, SAME), 2e-6)

@@ -48,13 +48,14 @@ def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool
     """Whether Winograd's algorithm applies and saves more time than its transforms cost.
 
     With few channels the images' transforms take as long as the products, with few pixels the
-    kernel's; in half precision its sums would cancel.
+    kernel's; in half precision its sums would cancel. Of a symbolic shape it is not known.
     """
     return (
         kernel.shape[:2] == (3, 3)
         and window.strides == window.dilation == (1, 1)
         and window.groups == 1
         and max(window.padding) <= 2
+        and all(isinstance(size, int) for size in x.shape)
         and min(x.shape[1:3]) >= 4
         and math.prod(x.shape[:3]) >= 64
         and min(kernel.shape[2:]) >= 64
