@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -94,19 +95,32 @@ def _pointwise_jvp(
     return y, product(dx, kernel) + product(x, dkernel)
 
 
-def _by_platform(window: Window, x: Image, kernel: Kernel) -> Output:
+def _by_platform(
+    on_cpu: Callable[..., Array], elsewhere: Callable[..., Array], *arrays: Array
+) -> Array:
     return jax.lax.platform_dependent(
-        x,
-        kernel,
+        *arrays,
         # Transformed, an image is four times as large: what the gradient needs is transformed anew.
-        cpu=jax.checkpoint(
-            functools.partial(winograd.convolve, padding=window.padding), prevent_cse=False
-        ),
-        default=functools.partial(_plain, window),
+        cpu=jax.checkpoint(on_cpu, prevent_cse=False),
+        default=elsewhere,
     )
 
 
-_winograd = jax.custom_jvp(_by_platform, nondiff_argnums=(0,))
+def _output(window: Window, x: Image, kernel: Kernel) -> Output:
+    tuned = functools.partial(winograd.convolve, padding=window.padding)
+    return _by_platform(tuned, functools.partial(_plain, window), x, kernel)
+
+
+def _input_gradient(window: Window, shape: tuple[int, ...], dy: Output, kernel: Kernel) -> Image:
+    def plain(dy: Output, kernel: Kernel) -> Image:
+        x = jax.ShapeDtypeStruct(shape, dy.dtype)
+        return jax.linear_transpose(lambda x: _plain(window, x, kernel), x)(dy)[0]
+
+    tuned = functools.partial(winograd.input_gradient, padding=window.padding)
+    return _by_platform(tuned, plain, dy, kernel)
+
+
+_winograd = jax.custom_jvp(_output, nondiff_argnums=(0,))
 
 
 @_winograd.defjvp
@@ -116,25 +130,7 @@ def _winograd_jvp(
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _winograd(window, x, kernel)
 
-    def input_gradient(dy: Output) -> Image:
-        return jax.lax.platform_dependent(
-            dy,
-            kernel,
-            cpu=jax.checkpoint(
-                functools.partial(winograd.input_gradient, padding=window.padding),
-                prevent_cse=False,
-            ),
-            default=functools.partial(_plain_input_gradient, window, x.shape),
-        )
-
     # Of the input the gradient is given, and the tangent is its transpose, not the other way round:
     # to transpose the algorithm's own steps would be to add overlapping tiles.
-    by_input = jax.linear_transpose(input_gradient, y)(dx)[0]
-    return y, by_input + _by_platform(window, x, dkernel)
-
-
-def _plain_input_gradient(
-    window: Window, shape: tuple[int, ...], dy: Output, kernel: Kernel
-) -> Image:
-    x = jax.ShapeDtypeStruct(shape, dy.dtype)
-    return jax.linear_transpose(lambda x: _plain(window, x, kernel), x)(dy)[0]
+    by_input = jax.linear_transpose(lambda dy: _input_gradient(window, x.shape, dy, kernel), y)
+    return y, by_input(dx)[0] + _output(window, x, dkernel)
