@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.families.sides import BATCHES, SETTINGS, WARM_UP, Work
+from benchmarks.families.sides import COMPARED, SETTINGS, WARM_UP, Work
 from benchmarks.growth import POINTS
 from benchmarks.works import WORKS
 from zoo.process import tune_allocator
@@ -104,7 +104,7 @@ def main() -> None:
     else:
         with np.load(options.folder / "batches.npz") as arrays:
             count = len(arrays[arrays.files[0]])
-        print(json.dumps([call(index) for index in range(min(count, BATCHES))]))
+        print(json.dumps([call(index) for index in range(min(count, COMPARED[options.dtype]))]))
 
 
 if __name__ == "__main__":

@@ -42,12 +42,13 @@ from zoo.training.partitioning import compile_step, make_mesh, put_batch, put_re
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import ema_decay
 
-STEPS = 200
+# Of a turn: 200 in the five turns of a comparison.
+STEPS = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop(Work):
-    """200 steps of a config, or one epoch: its batches made meanwhile, its optimizer, its dropout.
+    """A config in turns of 40 steps: its batches made meanwhile, its optimizer, its dropout.
 
     PyTorch's side has the batches of our pipeline, which is generous: a ``DataLoader`` that does
     the same is slower, or has processes of its own that take the cores from the step. The losses

@@ -17,6 +17,9 @@ from zoo.training.step import make_train_step
 # Makes the update or the call with this number; returns the loss, or what else must agree.
 Call = Callable[[int], float]
 BATCHES = 20
+# Steps in which the sides are compared. In float64, where both are slow, a few show that they are
+# the same program.
+COMPARED = {"float32": BATCHES, "float64": 4}
 # Calls before those that are timed.
 WARM_UP = 3
 # How PyTorch may run the same model, for the table; the fastest that a work names is its peer.
