@@ -5,11 +5,11 @@
     python -m benchmarks --whole          whole jobs too: minutes each
 
 PyTorch takes part in the fastest of its settings, which are tried first: eager, channels last,
-torch.compile, always with fused optimizers and with our settings of malloc. Both sides compute the
-same: equal losses over the first 20 steps in float32, and over 4 in float64, from the same weights
-and batches and without dropout, come next. Then they take turns, each in a process of its own on the same cores. What counts is the
-median over the rounds of the ratio ours / peer. Writes ``benchmarks/results/<machine>.json`` and
-the README's table. Nothing else should run meanwhile.
+torch.compile, always with fused optimizers and with our settings of malloc. Next comes that both
+sides compute the same: equal losses over the first 20 steps in float32, and over 4 in float64, from
+the same weights and batches and without dropout. Then they take turns, each in a process of its own
+on the same cores. What counts is the median over the rounds of the ratio ours / peer. Writes
+``benchmarks/results/<machine>.json`` and the README's table. Nothing else should run meanwhile.
 """
 
 import argparse

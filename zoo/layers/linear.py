@@ -4,6 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from zoo.layers.initializers import kernel_and_bias
+from zoo.layers.tuned.linear import multiply
 
 
 class Linear(nn.Module):
@@ -27,7 +28,7 @@ class Linear(nn.Module):
         """Applies the layer to the last axis."""
         inputs = x.shape[-1]
         kernel_init, bias_init = kernel_and_bias(self.initialization, inputs)
-        y = x @ self.param("kernel", kernel_init, (inputs, self.features))
+        y = multiply(x, self.param("kernel", kernel_init, (inputs, self.features)))
         if self.use_bias:
             y = y + self.param("bias", bias_init, (self.features,))
         return y

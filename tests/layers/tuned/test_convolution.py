@@ -12,8 +12,12 @@ from zoo.layers.tuned.convolution import Window, convolve
 
 SAME = Window(strides=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
 POINT = Window(strides=(2, 1), padding=(0, 0), dilation=(1, 1), groups=1)
+# With at least 16 channels and otherwise as it is, XLA's own with its channels in another order.
+STRIDED = Window(strides=(2, 1), padding=(1, 1), dilation=(1, 2), groups=1)
+MANY = {"channels": 17}
 # With at least 64 channels, features and pixels this is Winograd's.
 WIDE = {"channels": 64, "features": 66, "size": (9, 8)}
+TUNED = pytest.mark.parametrize(("window", "sizes"), [(POINT, {}), (STRIDED, MANY), (SAME, WIDE)])
 
 
 def plain(x, kernel, window):
@@ -68,6 +72,8 @@ def assert_close(ours, theirs, tolerance):
         (Window((2, 2), (3, 3), (1, 1), 1), {"kernel_size": (7, 7), "size": (8, 8)}),
         (Window((1, 1), (1, 1), (1, 1), 2), {}),
         (SAME, {"channels": 3}),
+        (SAME, MANY),
+        (STRIDED, MANY),
         (SAME, WIDE),
         (SAME, WIDE | {"size": (4, 17), "batch": 1}),
         (SAME, WIDE | {"size": (3, 8)}),
@@ -88,7 +94,7 @@ def test_gradients_are_xlas(window, sizes):
         assert_close(ours, gradients(plain, window, *arrays), 1e-13)
 
 
-@pytest.mark.parametrize(("window", "sizes"), [(SAME, {}), (POINT, {}), (SAME, WIDE)])
+@TUNED
 def test_forward_mode_is_xlas(window, sizes):
     with jax.enable_x64(True):
         x, kernel, _ = problem(window, **sizes)
@@ -100,14 +106,13 @@ def test_forward_mode_is_xlas(window, sizes):
         assert_close(pushed(convolve), pushed(plain), 1e-13)
 
 
-TUNED = pytest.mark.parametrize(("window", "sizes"), [(POINT, {}), (SAME, WIDE)])
-
-
 @pytest.mark.parametrize(
     ("window", "sizes", "dtype", "tolerance"),
     [
         (POINT, {}, jnp.float32, 1e-6),
         (POINT, {}, jnp.bfloat16, 2e-2),
+        (STRIDED, MANY, jnp.float32, 1e-6),
+        (STRIDED, MANY, jnp.bfloat16, 2e-2),
         (SAME, WIDE, jnp.float32, 2e-6),
         (SAME, WIDE, jnp.bfloat16, 2e-2),
     ],

@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zoo.layers.tuned import winograd
+from zoo.layers.tuned.platform import by_platform
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -17,6 +17,8 @@ Kernel = Float[Array, "kernel_height kernel_width channels features"]
 Pair = tuple[int, int]
 
 _AXES = ("NHWC", "HWIO", "NHWC")
+# With fewer, XLA would take a concatenation of channels into its loops all the same.
+_LEAST_CHANNELS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,8 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
         return _pointwise(window, x, kernel)
     if _has_fewer_multiplications(x, kernel, window):
         return _winograd(window, x, kernel)
+    if kernel.shape[2] >= _LEAST_CHANNELS and window.groups == 1:
+        return _direct(window, x, kernel)
     return _plain(window, x, kernel)
 
 
@@ -95,20 +99,9 @@ def _pointwise_jvp(
     return y, product(dx, kernel) + product(x, dkernel)
 
 
-def _by_platform(
-    on_cpu: Callable[..., Array], elsewhere: Callable[..., Array], *arrays: Array
-) -> Array:
-    return jax.lax.platform_dependent(
-        *arrays,
-        # Transformed, an image is four times as large: what the gradient needs is transformed anew.
-        cpu=jax.checkpoint(on_cpu, prevent_cse=False),
-        default=elsewhere,
-    )
-
-
 def _output(window: Window, x: Image, kernel: Kernel) -> Output:
     tuned = functools.partial(winograd.convolve, padding=window.padding)
-    return _by_platform(tuned, functools.partial(_plain, window), x, kernel)
+    return by_platform(tuned, functools.partial(_plain, window), x, kernel)
 
 
 def _input_gradient(window: Window, shape: tuple[int, ...], dy: Output, kernel: Kernel) -> Image:
@@ -117,7 +110,7 @@ def _input_gradient(window: Window, shape: tuple[int, ...], dy: Output, kernel: 
         return jax.linear_transpose(lambda x: _plain(window, x, kernel), x)(dy)[0]
 
     tuned = functools.partial(winograd.input_gradient, padding=window.padding)
-    return _by_platform(tuned, plain, dy, kernel)
+    return by_platform(tuned, plain, dy, kernel)
 
 
 _winograd = jax.custom_jvp(_output, nondiff_argnums=(0,))
@@ -134,3 +127,23 @@ def _winograd_jvp(
     # to transpose the algorithm's own steps would be to add overlapping tiles.
     by_input = jax.linear_transpose(lambda dy: _input_gradient(window, x.shape, dy, kernel), y)
     return y, by_input(dx)[0] + _output(window, x, dkernel)
+
+
+_direct = jax.custom_jvp(_plain, nondiff_argnums=(0,))
+
+
+@_direct.defjvp
+def _direct_jvp(
+    window: Window, primals: tuple[Image, Kernel], tangents: tuple[Image, Kernel]
+) -> tuple[Output, Output]:
+    plain = functools.partial(_plain, window)
+
+    def rolled(x: Image, kernel: Kernel) -> Output:
+        # For the kernel's gradient XLA transposes the images, and its loop would compute anew, in
+        # an order that takes several times as long, what led to them: normalisation, sums,
+        # activation. To roll channels is to concatenate them, which XLA takes into no loop; the
+        # output needs the same channels, so that they also stay last in memory.
+        half = x.shape[3] // 2
+        return plain(jnp.roll(x, half, axis=3), jnp.roll(kernel, half, axis=2))
+
+    return jax.jvp(functools.partial(by_platform, rolled, plain), primals, tangents)
