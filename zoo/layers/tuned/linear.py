@@ -34,12 +34,13 @@ def _multiply_jvp(
 ) -> tuple[Output, Output]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _multiply(x, kernel)
-    by_kernel = jax.linear_transpose(lambda dy: _kernel_gradient(x, dy), y)
-    if isinstance(dkernel, SymbolicZero):
-        return y, dx @ kernel
-    if isinstance(dx, SymbolicZero):
-        return y, by_kernel(dkernel)[0]
-    return y, dx @ kernel + by_kernel(dkernel)[0]
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(dx @ kernel)
+    if not isinstance(dkernel, SymbolicZero):
+        by_kernel = jax.linear_transpose(lambda dy: _kernel_gradient(x, dy), y)
+        terms += by_kernel(dkernel)
+    return y, jax.tree.reduce(jnp.add, terms)
 
 
 _multiply.defjvp(_multiply_jvp, symbolic_zeros=True)
