@@ -41,10 +41,15 @@ def images(rows=4, side=32):
     return np.random.default_rng(0).normal(size=(rows, side, side, 3)).astype(np.float32)
 
 
+def references():
+    """torchvision's models, whose weights are drawn alike in every run."""
+    peers.torch().manual_seed(0)
+    return peers.torchvision().models
+
+
 def drawn(model):
     """The reference with every parameter and statistic away from 0 and 1."""
     torch = peers.torch()
-    torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, 1.0, 0.2)
@@ -57,7 +62,7 @@ def drawn(model):
 
 
 def resnet(stages, bottleneck):
-    models = peers.torchvision().models.resnet
+    models = references().resnet
     block = models.Bottleneck if bottleneck else models.BasicBlock
     theirs = models.ResNet(block, list(stages), num_classes=5)
     ours = ResNet(num_classes=5, stages=stages, bottleneck=bottleneck)
@@ -65,13 +70,13 @@ def resnet(stages, bottleneck):
 
 
 def squeezenet():
-    theirs = peers.torchvision().models.SqueezeNet("1_1", num_classes=5, dropout=0.0)
+    theirs = references().SqueezeNet("1_1", num_classes=5, dropout=0.0)
     ours = SqueezeNet(num_classes=5, dropout_rate=0.0)
     return ours, drawn(theirs), squeezenet_table(ours.stages)
 
 
 def vgg(batch_norm):
-    torch, models = peers.torch(), peers.torchvision().models.vgg
+    torch, models = peers.torch(), references().vgg
     layers = models.make_layers([4, "M", 8, 8, "M"], batch_norm=batch_norm)
     theirs = models.VGG(layers, num_classes=5, init_weights=False)
     # The same classifier, narrower: 100 million parameters are not what is compared.
@@ -88,7 +93,7 @@ def vgg(batch_norm):
 
 
 def vit():
-    models = peers.torchvision().models
+    models = references()
     theirs = models.VisionTransformer(
         image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=12,
         num_classes=5,
@@ -101,7 +106,7 @@ def vit():
 
 
 def convnext():
-    models = peers.torchvision().models.convnext
+    models = references().convnext
     setting = [models.CNBlockConfig(4, 6, 1), models.CNBlockConfig(6, None, 2)]
     theirs = models.ConvNeXt(setting, num_classes=5)
     ours = ConvNeXt(num_classes=5, stages=(1, 2), features=(4, 6), stochastic_depth_rate=0.0)
@@ -109,7 +114,7 @@ def convnext():
 
 
 def densenet():
-    models = peers.torchvision().models
+    models = references()
     theirs = models.DenseNet(
         growth_rate=4, block_config=(2, 1, 2), num_init_features=8, bn_size=2, num_classes=5
     )
@@ -119,7 +124,7 @@ def densenet():
 
 def mobilenet(size):
     torch = peers.torch()
-    theirs = getattr(peers.torchvision().models, f"mobilenet_v3_{size}")(num_classes=5, dropout=0.0)
+    theirs = getattr(references(), f"mobilenet_v3_{size}")(num_classes=5, dropout=0.0)
 
     class HardSigmoid(torch.nn.Module):
         """PyTorch's own, whose gradient has 1/6 in float32 even where all else is float64."""
@@ -136,7 +141,7 @@ def mobilenet(size):
 
 
 def efficientnet():
-    models = peers.torchvision().models.efficientnet
+    models = references().efficientnet
     stages = ((1, 3, 1, 16, 1), (6, 5, 2, 24, 2), (6, 3, 1, 32, 1))
     inputs = (8, 16, 24)
     setting = [
@@ -267,8 +272,7 @@ def test_at_full_size_it_has_the_published_parameters(name, parameters):
 @pytest.mark.parametrize("name", [n for n in list_models() if n in PUBLISHED])
 def test_at_full_size_it_computes_what_torchvision_does_on_a_photograph(name):
     torch = peers.torch()
-    torch.manual_seed(0)
-    theirs = getattr(peers.torchvision().models, name)().eval()
+    theirs = getattr(references(), name)().eval()
     model = create_model(name)
     table = tables_of(name, model)["torchvision"]
     state = {key: array.numpy() for key, array in theirs.state_dict().items()}
