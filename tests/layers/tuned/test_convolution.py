@@ -4,20 +4,27 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tuned_forms import (
+    assert_close,
+    contractions,
+    gradients,
+    gradients_of_divided_rows,
+    kept,
+    lowered_gradients,
+)
 
 from zoo.layers.tuned.convolution import Window, convolve
 
 SAME = Window(strides=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
 POINT = Window(strides=(2, 1), padding=(0, 0), dilation=(1, 1), groups=1)
-# With at least 16 channels and otherwise as it is, XLA's own with its channels in another order.
+# With at least 16 channels this is XLA's own with the channels in another order.
 STRIDED = Window(strides=(2, 1), padding=(1, 1), dilation=(1, 2), groups=1)
 MANY = {"channels": 17}
 # With at least 64 channels, features and pixels this is Winograd's.
 WIDE = {"channels": 64, "features": 66, "size": (9, 8)}
-TUNED = pytest.mark.parametrize(("window", "sizes"), [(POINT, {}), (STRIDED, MANY), (SAME, WIDE)])
+FORMS = [(POINT, {}), (STRIDED, MANY), (SAME, WIDE)]
+TUNED = pytest.mark.parametrize(("window", "sizes"), FORMS)
 
 
 def plain(x, kernel, window):
@@ -43,16 +50,8 @@ def problem(
     return x, kernel, jax.random.normal(keys[2], shape, dtype)
 
 
-def gradients(function, window, x, kernel, dy):
-    output, backward = jax.vjp(lambda x, kernel: function(x, kernel, window), x, kernel)
-    return output, *backward(dy)
-
-
-def assert_close(ours, theirs, tolerance):
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert a.dtype == b.dtype
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+def ours_and_theirs(window):
+    return functools.partial(convolve, window=window), functools.partial(plain, window=window)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +89,12 @@ def assert_close(ours, theirs, tolerance):
 def test_gradients_are_xlas(window, sizes):
     with jax.enable_x64(True):
         arrays = problem(window, **sizes)
-        ours = jax.jit(functools.partial(gradients, convolve, window))(*arrays)
-        assert_close(ours, gradients(plain, window, *arrays), 1e-13)
+        ours, theirs = ours_and_theirs(window)
+        tuned = jax.jit(functools.partial(gradients, ours))(*arrays)
+        assert_close(tuned, gradients(theirs, *arrays), 1e-13)
 
 
-@TUNED
+@pytest.mark.parametrize(("window", "sizes"), [(SAME, {}), *FORMS])
 def test_forward_mode_is_xlas(window, sizes):
     with jax.enable_x64(True):
         x, kernel, _ = problem(window, **sizes)
@@ -119,19 +119,17 @@ def test_forward_mode_is_xlas(window, sizes):
 )
 def test_lower_precisions_keep_their_type(window, sizes, dtype, tolerance):
     arrays = problem(window, dtype=dtype, **sizes)
-    assert_close(gradients(convolve, window, *arrays), gradients(plain, window, *arrays), tolerance)
+    ours, theirs = ours_and_theirs(window)
+    assert_close(gradients(ours, *arrays), gradients(theirs, *arrays), tolerance)
 
 
 @TUNED
 def test_mapped_over_examples_and_kernels(window, sizes):
     x, kernel, dy = problem(window, dtype=jnp.float32, **sizes)
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
-    one_by_one = [
-        gradients(convolve, window, x[i : i + 1], kernels[i], dy[i : i + 1]) for i in range(3)
-    ]
-    mapped = jax.vmap(functools.partial(gradients, convolve, window))(
-        x[:, None], kernels, dy[:, None]
-    )
+    ours, _ = ours_and_theirs(window)
+    one_by_one = [gradients(ours, x[i : i + 1], kernels[i], dy[i : i + 1]) for i in range(3)]
+    mapped = jax.vmap(functools.partial(gradients, ours))(x[:, None], kernels, dy[:, None])
     assert_close(mapped, jax.tree.map(lambda *a: jnp.stack(a), *one_by_one), 1e-5)
 
 
@@ -154,21 +152,9 @@ def test_second_derivatives_in_reverse(window, sizes):
 
 @TUNED
 def test_divided_batches_stay_divided(window, sizes):
-    x, kernel, dy = problem(window, batch=8, dtype=jnp.float32, **sizes)
-    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
-    rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-    compiled = (
-        jax.jit(
-            functools.partial(gradients, convolve, window),
-            in_shardings=(rows, whole, rows),
-            out_shardings=(rows, rows, whole),
-        )
-        .lower(x, kernel, dy)
-        .compile()
-    )
-    assert "all-gather" not in compiled.as_text()
-    assert "all-reduce" in compiled.as_text()
-    assert_close(compiled(x, kernel, dy), gradients(plain, window, x, kernel, dy), 1e-5)
+    arrays = problem(window, batch=8, dtype=jnp.float32, **sizes)
+    ours, theirs = ours_and_theirs(window)
+    assert_close(gradients_of_divided_rows(ours, *arrays), gradients(theirs, *arrays), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -186,29 +172,27 @@ def test_divided_batches_stay_divided(window, sizes):
 )
 def test_on_a_cpu_a_wide_convolution_becomes_products(sizes, convolutions):
     arrays = problem(SAME, **{"dtype": jnp.float32} | sizes)
-    lowered = jax.jit(functools.partial(gradients, convolve, SAME)).lower(*arrays).as_text()
-    assert lowered.count("stablehlo.convolution") == convolutions
+    ours, _ = ours_and_theirs(SAME)
+    assert lowered_gradients(ours, *arrays).count("stablehlo.convolution") == convolutions
 
 
 @TUNED
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_elsewhere_a_step_has_no_more_than_three_contractions(window, sizes, platform):
-    arrays = problem(window, dtype=jnp.float32, **sizes)
-    lowered = (
-        jax.jit(functools.partial(gradients, convolve, window))
-        .trace(*arrays)
-        .lower(lowering_platforms=(platform,))
-        .as_text()
-    )
-    contractions = ("stablehlo.convolution", "stablehlo.dot_general")
-    assert sum(lowered.count(name) for name in contractions) == 3
+    x, kernel, dy = problem(window, dtype=jnp.float32, **sizes)
+    ours, theirs = ours_and_theirs(window)
+    lowered = lowered_gradients(ours, x, kernel, dy, platform)
+    assert contractions(lowered) == 3
     assert "stablehlo.while" not in lowered
+    assert kept(ours, x, kernel) <= kept(theirs, x, kernel)
 
-    def kept(function):
-        _, backward = jax.vjp(lambda x, kernel: function(x, kernel, window), *arrays[:2])
-        return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
-    assert kept(convolve) <= kept(plain)
+@TUNED
+@pytest.mark.parametrize("differentiated", [(0,), (1,)])
+def test_no_contraction_for_what_is_not_differentiated(window, sizes, differentiated):
+    arrays = problem(window, dtype=jnp.float32, **sizes)
+    ours, _ = ours_and_theirs(window)
+    assert contractions(lowered_gradients(ours, *arrays, "tpu", differentiated)) == 2
 
 
 def test_exported_for_any_batch_and_size():

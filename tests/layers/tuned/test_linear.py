@@ -2,9 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tuned_forms import (
+    assert_close,
+    contractions,
+    gradients,
+    gradients_of_divided_rows,
+    kept,
+    lowered_gradients,
+)
 
 from zoo.layers.tuned.linear import multiply
 
@@ -20,21 +26,8 @@ def plain(x, kernel):
     return x @ kernel
 
 
-def gradients(function, x, kernel, dy):
-    output, backward = jax.vjp(function, x, kernel)
-    return output, *backward(dy)
-
-
 def ours_and_theirs(x, kernel, dy):
     return gradients(multiply, x, kernel, dy), gradients(plain, x, kernel, dy)
-
-
-def assert_close(ours, theirs, tolerance):
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        assert np.abs(a - b).max(initial=0) <= tolerance * np.abs(b).max(initial=0)
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (4, 1), (3, 5, 7), (2, 3, 2, 5), (0, 7)])
@@ -92,52 +85,27 @@ def test_mapped_over_rows_and_kernels():
 
 
 def test_divided_batches_stay_divided():
-    x, kernel, dy = problem((8, 5, 7), dtype=jnp.float32)
-    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
-    rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-    compiled = (
-        jax.jit(
-            lambda *arrays: gradients(multiply, *arrays),
-            in_shardings=(rows, whole, rows),
-            out_shardings=(rows, rows, whole),
-        )
-        .lower(x, kernel, dy)
-        .compile()
-    )
-    assert "all-gather" not in compiled.as_text()
-    assert "all-reduce" in compiled.as_text()
-    assert_close(compiled(x, kernel, dy), gradients(plain, x, kernel, dy), 1e-5)
+    arrays = problem((8, 5, 7), dtype=jnp.float32)
+    assert_close(gradients_of_divided_rows(multiply, *arrays), gradients(plain, *arrays), 1e-5)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_elsewhere_it_is_three_products_and_keeps_what_they_need(platform):
-    arrays = problem(dtype=jnp.float32)
-    lowered = (
-        jax.jit(lambda *arrays: gradients(multiply, *arrays))
-        .trace(*arrays)
-        .lower(lowering_platforms=(platform,))
-        .as_text()
-    )
-    assert lowered.count("stablehlo.dot_general") == 3
+    x, kernel, dy = problem(dtype=jnp.float32)
+    lowered = lowered_gradients(multiply, x, kernel, dy, platform)
+    assert contractions(lowered) == 3
     assert "concatenate" not in lowered
-
-    def kept(function):
-        _, backward = jax.vjp(function, *arrays[:2])
-        return sum(leaf.size for leaf in jax.tree.leaves(backward))
-
-    assert kept(multiply) <= kept(plain)
+    assert kept(multiply, x, kernel) <= kept(plain, x, kernel)
 
 
 @pytest.mark.parametrize(("differentiated", "products"), [((0,), 2), ((1,), 2), ((0, 1), 3)])
 def test_no_product_for_what_is_not_differentiated(differentiated, products):
-    x, kernel, _ = problem(dtype=jnp.float32)
-    gradient = jax.grad(lambda x, kernel: (multiply(x, kernel) ** 2).sum(), differentiated)
-    lowered = jax.jit(gradient).lower(x, kernel).as_text()
-    assert lowered.count("stablehlo.dot_general") == products
+    arrays = problem(dtype=jnp.float32)
+    lowered = lowered_gradients(multiply, *arrays, differentiated=differentiated)
+    assert contractions(lowered) == products
 
 
 @pytest.mark.parametrize(("features", "widened"), [(63, 0), (64, 1)])
 def test_on_a_cpu_the_outputs_gradient_is_widened(features, widened):
     arrays = problem(features=features, dtype=jnp.float32)
-    lowered = jax.jit(lambda *arrays: gradients(multiply, *arrays)).lower(*arrays).as_text()
-    assert lowered.count("stablehlo.concatenate") == widened
+    assert lowered_gradients(multiply, *arrays).count("stablehlo.concatenate") == widened

@@ -1,4 +1,4 @@
-"""Convolution that is faster than XLA's own where its window has one pixel, or nine."""
+"""Convolution that is faster than XLA's own, or whose gradients are."""
 
 import dataclasses
 import functools
@@ -136,14 +136,23 @@ _direct = jax.custom_jvp(_plain, nondiff_argnums=(0,))
 def _direct_jvp(
     window: Window, primals: tuple[Image, Kernel], tangents: tuple[Image, Kernel]
 ) -> tuple[Output, Output]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _rolled(window, x, kernel)
+    return y, _plain(window, dx, kernel) + _rolled(window, x, dkernel)
+
+
+def _rolled(window: Window, x: Image, kernel: Kernel) -> Output:
+    """Convolves with the channels in another order.
+
+    For the kernel's gradient XLA transposes the images, and its loop would compute anew, in an
+    order that takes several times as long, what led to them: normalisation, sums, activation. To
+    roll channels is to concatenate them, which XLA takes into no loop; the output needs the same
+    channels, so that they also stay last in memory.
+    """
     plain = functools.partial(_plain, window)
 
-    def rolled(x: Image, kernel: Kernel) -> Output:
-        # For the kernel's gradient XLA transposes the images, and its loop would compute anew, in
-        # an order that takes several times as long, what led to them: normalisation, sums,
-        # activation. To roll channels is to concatenate them, which XLA takes into no loop; the
-        # output needs the same channels, so that they also stay last in memory.
+    def on_cpu(x: Image, kernel: Kernel) -> Output:
         half = x.shape[3] // 2
         return plain(jnp.roll(x, half, axis=3), jnp.roll(kernel, half, axis=2))
 
-    return jax.jvp(functools.partial(by_platform, rolled, plain), primals, tangents)
+    return by_platform(on_cpu, plain, x, kernel)

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from zoo.layers.tuned.platform import by_platform
@@ -29,21 +28,14 @@ def _multiply(x: Input, kernel: Kernel) -> Output:
     return x @ kernel
 
 
+@_multiply.defjvp
 def _multiply_jvp(
-    primals: tuple[Input, Kernel], tangents: tuple[Input | SymbolicZero, Kernel | SymbolicZero]
+    primals: tuple[Input, Kernel], tangents: tuple[Input, Kernel]
 ) -> tuple[Output, Output]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _multiply(x, kernel)
-    terms = []
-    if not isinstance(dx, SymbolicZero):
-        terms.append(dx @ kernel)
-    if not isinstance(dkernel, SymbolicZero):
-        by_kernel = jax.linear_transpose(lambda dy: _kernel_gradient(x, dy), y)
-        terms += by_kernel(dkernel)
-    return y, jax.tree.reduce(jnp.add, terms)
-
-
-_multiply.defjvp(_multiply_jvp, symbolic_zeros=True)
+    by_kernel = jax.linear_transpose(lambda dy: _kernel_gradient(x, dy), y)
+    return y, dx @ kernel + by_kernel(dkernel)[0]
 
 
 def _kernel_gradient(x: Input, dy: Output) -> Kernel:
