@@ -68,6 +68,13 @@ def test_losses_may_differ_by_rounding():
     side_by_side.check_losses([2.3 + 1e-7, 1.005], [2.3, 1.0], "float32")
 
 
+@pytest.mark.parametrize(("ours", "peer"), [(2.3 + 1e-5, 2.3 + 1e-5), (2.3, 2.3 + 1e-4)])
+def test_what_is_exact_is_known_from_float64(ours, peer):
+    side_by_side.check_losses([2.3, 1.0], [2.3 + 1e-5, 1.0], "float32", exact=2.3)
+    with pytest.raises(SystemExit, match="do not compute the same"):
+        side_by_side.check_losses([ours, 1.0], [peer, 1.0], "float32", exact=2.3)
+
+
 def test_row_takes_the_median_of_the_ratios(capsys):
     row = side_by_side.make_row(
         "work", "peer", [100, 130, 90], [100, 100, 100], goal=0.75, limit_ms=25

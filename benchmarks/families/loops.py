@@ -7,6 +7,7 @@ own, and its network has no counterpart in PyTorch's libraries; see ``unet.py`` 
 import dataclasses
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -160,7 +161,10 @@ class Data(Work):
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The pipeline alone."""
-        batches = made_batches(_parts(self.config, dropout=True))
+        parts = _parts(self.config, dropout=True)
+        # A pipeline may be done with a whole run within a turn.
+        endless = dataclasses.replace(parts.lengths, steps=sys.maxsize)
+        batches = made_batches(dataclasses.replace(parts, lengths=endless))
 
         def wait(index: int) -> float:
             next(batches)
