@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zoo.errors import UserError, did_you_mean
 from zoo.layers.initializers import kernel_and_bias
+from zoo.layers.tuned.linear import kernel_gradient
 
 # The state of one layer, its output first: (hidden,) or, of an LSTM, (hidden, cell).
 State = tuple[Float[Array, "batch features"], ...]
@@ -331,8 +332,12 @@ def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, coun
     def step(state: State, given: Any) -> Any:
         x, counts = given
         shares = _shares(cell, weights, x, state)
+        # A gate is kept once, as it is: its own derivative and the product's both would keep it.
+        equations = jax.checkpoint(
+            functools.partial(_step, cell, counts), policy=_is_nonlinear, prevent_cse=False
+        )
         # What a step needs to be differentiated is a value like any other: the scan stacks it.
-        (output, new), backward = jax.vjp(functools.partial(_step, cell, counts), shares, state)
+        (output, new), backward = jax.vjp(equations, shares, state)
         return new, (output, state[0], backward)
 
     input_kernel, _, kernel, _ = weights
@@ -354,13 +359,17 @@ def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
     d_x, d_h = d_shares[0], d_shares[-1]
     d_bias = d_h.sum(axis=(0, 1))
     d_weights = (
-        jnp.einsum("tbi,tbg->ig", inputs, d_x),
+        kernel_gradient(inputs, d_x),
         d_bias if cell.sums else d_x.sum(axis=(0, 1)),
-        jnp.einsum("tbf,tbg->fg", hiddens, d_h),
+        kernel_gradient(hiddens, d_h),
         d_bias,
     )
     d_counts = None if counts is None else jnp.zeros_like(counts)
     return d_x @ input_kernel.T, d_weights, d_state, d_counts
+
+
+def _is_nonlinear(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive in (jax.lax.logistic_p, jax.lax.tanh_p)
 
 
 recur.defvjp(_recur_forward, _recur_backward)

@@ -34,15 +34,16 @@ def _multiply_jvp(
 ) -> tuple[Output, Output]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _multiply(x, kernel)
-    by_kernel = jax.linear_transpose(lambda dy: _kernel_gradient(x, dy), y)
+    by_kernel = jax.linear_transpose(lambda dy: _own_kernel_gradient(x, dy), y)
     return y, dx @ kernel + by_kernel(dkernel)[0]
 
 
-def _kernel_gradient(x: Input, dy: Output) -> Kernel:
-    return by_platform(_from_wider, _plain_kernel_gradient, x, dy)
+def _own_kernel_gradient(x: Input, dy: Output) -> Kernel:
+    return by_platform(_from_wider, kernel_gradient, x, dy)
 
 
-def _plain_kernel_gradient(x: Input, dy: Output) -> Kernel:
+def kernel_gradient(x: Input, dy: Output) -> Kernel:
+    """Returns the kernel's gradient; with two axes to sum over XLA would copy both arrays first."""
     return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
 
 
@@ -54,4 +55,4 @@ def _from_wider(x: Input, dy: Output) -> Kernel:
     into a concatenation along the last axis, which XLA takes into no loop, is computed once.
     """
     wider = jnp.concatenate([dy, dy[..., :_COLUMNS]], axis=-1)
-    return _plain_kernel_gradient(x, wider)[:, : dy.shape[-1]]
+    return kernel_gradient(x, wider)[:, : dy.shape[-1]]
