@@ -12,6 +12,10 @@ from zoo.data.transforms import Transform
 
 Batch = dict[str, np.ndarray]
 
+# Two would wait for each other: what is written in Python holds the interpreter's lock. A batch of
+# configs/cnn.py took them 25 ms where one takes 15.
+_THREADS = 1
+
 
 class Batches(Protocol):
     """An iterator whose threads and processes end with ``close()``, or when it is forgotten."""
@@ -80,7 +84,7 @@ def train_batches(
         order: ``shuffled`` or ``lanes``.
         process_index: which part of the rows to make; only these are decoded.
         process_count: number of parts; divides the batch size.
-        workers: processes that make batches; 0: two threads of this one. They are spawned, never
+        workers: processes that make batches; 0: a thread of this one. They are spawned, never
             forked: a fork of a process with JAX's threads may deadlock.
         prefetch: batches made ahead, at least 1.
 
@@ -107,7 +111,7 @@ def train_batches(
         return _batch(stream, 0, [row * lane + number for row in rows]) | {"start": begins}
 
     batches = grain.MapDataset.range(start, stop).map(batch_at)
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=prefetch)
     dataset = batches.to_iter_dataset(options)
     if workers:
         # grain's workers read its own absl flags, which a library's caller has not parsed.
@@ -150,7 +154,7 @@ def eval_batches(
     batches = grain.MapDataset.range(count).map(
         lambda k: _batch(stream, 0, _in_turn(k, batch_size, rows, len(source)))
     )
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=prefetch)
     return iter(batches.to_iter_dataset(options))
 
 
