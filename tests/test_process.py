@@ -122,3 +122,26 @@ def test_one_field_leaves_the_process_as_it_is(tmp_path):
     said, folder, _ = started(tmp_path, on=False)
     assert (said, folder) == ("process as it is", "None")
     assert not list(tmp_path.iterdir())
+
+
+OPENED = """
+import sys
+import zoo
+from zoo import building, inference, process
+from zoo.config import base
+process.tune_allocator = lambda: print("allocator") or "tuned"
+building.with_data = lambda config: sys.exit("data")
+config = base(model="cnn", task="classification")
+config.data.name = "mnist_subset"
+config.model.num_classes = 10
+{call}
+"""
+
+
+@pytest.mark.parametrize("call", ["zoo.run(config, 'run')", "inference.evaluate('run', config)"])
+def test_allocator_is_set_before_a_reader_of_data_has_threads(tmp_path, call):
+    done = subprocess.run(
+        [sys.executable, "-c", OPENED.format(call=call)], capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("allocator\n", "data\n")

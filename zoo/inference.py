@@ -137,7 +137,9 @@ def evaluate(
     Raises:
         UserError: there is no such checkpoint, or the data do not fit the model.
     """
-    config, dataset = building.with_data(configs.check(config))
+    config = configs.check(config)
+    building.start_jax(config)
+    config, dataset = building.with_data(config)
     dataset.open(split)
     loaded = load(workdir, checkpoint=checkpoint)
     evaluator = building.Evaluator(config, dataset, loaded.task, make_mesh(config.mesh.data))

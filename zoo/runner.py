@@ -53,7 +53,10 @@ def run(
         Stopped: SIGTERM or SIGINT arrived; the state is saved, the same call goes on.
     """
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    config, dataset = building.with_data(configs.check(config))
+    config = configs.check(config)
+    # Before the data: the threads of their reader would take memory from heaps of their own.
+    settings = building.start_jax(config)
+    config, dataset = building.with_data(config)
     folder = claim(
         config,
         default=Path("runs") / name,
@@ -65,7 +68,7 @@ def run(
     )
     try:
         with StopSignal() as stop:
-            return _train_and_report(config, dataset, folder, console, stop)
+            return _train_and_report(config, dataset, folder, settings, console, stop)
     finally:
         folder.close()
 
@@ -107,10 +110,14 @@ def parameter_rows(params: Any) -> list[tuple[str, str, int]]:
 
 
 def _train_and_report(
-    config: ConfigDict, dataset: data.Dataset, folder: Workdir, console: Console, stop: StopSignal
+    config: ConfigDict,
+    dataset: data.Dataset,
+    folder: Workdir,
+    settings: str,
+    console: Console,
+    stop: StopSignal,
 ) -> dict[str, Any]:
     workdir = folder.path
-    settings = building.start_jax(config)
     mesh = make_mesh(config.mesh.data)
     building.check_divisible(config, mesh)
     console.print(f"{first_line(config, mesh)} | {settings}")
