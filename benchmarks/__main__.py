@@ -117,7 +117,8 @@ def measure_work(
             given = options["torch"] if dtype == "float32" else ["--setting=eager"]
             peer = measured("torch", f"--dtype={dtype}", *given)
             check_losses(ours, peer, dtype, exact)
-            exact = ours[0] if dtype == "float64" else None
+            if dtype == "float64":
+                exact = ours[0]
         timed: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for index in range(rounds):
             # Each side is first as often as the other: the machine may warm up or slow down.
@@ -161,21 +162,21 @@ def check_losses(
         ours: our losses.
         peer: the peer's.
         dtype: in which they were computed.
-        exact: our first loss in float64, found equal to the peer's; None: not known.
+        exact: our first loss in float64, found equal to the peer's; None: the peer's is.
     """
     differences = [_difference(*losses) for losses in zip(ours, peer, strict=True)]
-    off = differences[0] if exact is None else _difference(ours[0], exact)
-    first = FIRST_LOSS_TOLERANCE if exact is None else PEERS_FIRST_LOSS_TOLERANCE
+    exact = peer[0] if exact is None else exact
     same = (
-        off <= FIRST_LOSS_TOLERANCE
-        and differences[0] <= first
+        _difference(ours[0], exact) <= FIRST_LOSS_TOLERANCE
+        and differences[0] <= PEERS_FIRST_LOSS_TOLERANCE
         and all(difference <= LOSS_TOLERANCE[dtype] for difference in differences)
     )  # False with nan
     if not same:
         raise SystemExit(
             f"error: the two sides do not compute the same: their losses in {dtype} differ by more "
-            f"than {first:.0e} of their size at the first step, or {LOSS_TOLERANCE[dtype]:.0e} "
-            f"later, or our first one by more than {FIRST_LOSS_TOLERANCE:.0e} from the exact one\n"
+            f"than {PEERS_FIRST_LOSS_TOLERANCE:.0e} of their size at the first step, or "
+            f"{LOSS_TOLERANCE[dtype]:.0e} later, or our first one by more than "
+            f"{FIRST_LOSS_TOLERANCE:.0e} from the exact one\n"
             f"ours: {ours}\npeer: {peer}\nexact: {exact}"
         )
     print(f"{dtype}: losses of {len(ours)} steps agree within {max(differences):.1e} of their size")

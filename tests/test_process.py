@@ -134,6 +134,7 @@ building.with_data = lambda config: sys.exit("data")
 config = base(model="cnn", task="classification")
 config.data.name = "mnist_subset"
 config.model.num_classes = 10
+inference.load = lambda workdir, checkpoint: building.start_jax(config)
 {call}
 """
 

@@ -138,10 +138,10 @@ def evaluate(
         UserError: there is no such checkpoint, or the data do not fit the model.
     """
     config = configs.check(config)
-    building.start_jax(config)
+    # Before the data, as in ``zoo.run``: it makes the settings of the process.
+    loaded = load(workdir, checkpoint=checkpoint)
     config, dataset = building.with_data(config)
     dataset.open(split)
-    loaded = load(workdir, checkpoint=checkpoint)
     evaluator = building.Evaluator(config, dataset, loaded.task, make_mesh(config.mesh.data))
     model_state = {name: v for name, v in loaded.variables.items() if name != "params"}
     metrics = evaluator.means(loaded.variables["params"], model_state, split)

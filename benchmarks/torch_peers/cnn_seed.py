@@ -60,10 +60,8 @@ class Digits(Dataset):
     """Images of one split as PIL images, transformed one by one when asked for."""
 
     def __init__(self, split: str, data_dir: str, *, augment: bool) -> None:
-        if data_dir:
-            source = open_source("mnist", split, data_dir=data_dir)
-        else:
-            source = open_source("mnist_subset", split)
+        name = "mnist" if data_dir else "mnist_subset"
+        source = open_source(name, split, data_dir=data_dir or None)
         examples = [source[index] for index in range(len(source))]
         self.images = [example["image"][..., 0] for example in examples]
         self.labels = [int(example["label"]) for example in examples]

@@ -12,10 +12,6 @@ from zoo.data.transforms import Transform
 
 Batch = dict[str, np.ndarray]
 
-# Two would wait for each other: what is written in Python holds the interpreter's lock. A batch of
-# configs/cnn.py took them 25 ms where one takes 15.
-_THREADS = 1
-
 
 class Batches(Protocol):
     """An iterator whose threads and processes end with ``close()``, or when it is forgotten."""
@@ -111,8 +107,7 @@ def train_batches(
         return _batch(stream, 0, [row * lane + number for row in rows]) | {"start": begins}
 
     batches = grain.MapDataset.range(start, stop).map(batch_at)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=prefetch)
-    dataset = batches.to_iter_dataset(options)
+    dataset = _made_ahead(batches, prefetch)
     if workers:
         # grain's workers read its own absl flags, which a library's caller has not parsed.
         if not flags.FLAGS.is_parsed():
@@ -154,8 +149,17 @@ def eval_batches(
     batches = grain.MapDataset.range(count).map(
         lambda k: _batch(stream, 0, _in_turn(k, batch_size, rows, len(source)))
     )
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=prefetch)
-    return iter(batches.to_iter_dataset(options))
+    return iter(_made_ahead(batches, prefetch))
+
+
+def _made_ahead(batches: Any, prefetch: int) -> Any:
+    """Has a thread make ``prefetch`` batches ahead."""
+    import grain
+
+    # Two would wait for each other: what is written in Python holds the interpreter's lock. A batch
+    # of configs/cnn.py took them 25 ms where one takes 15.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+    return batches.to_iter_dataset(options)
 
 
 def _in_turn(number: int, batch_size: int, rows: range, examples: int) -> list[int | None]:

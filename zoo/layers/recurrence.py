@@ -328,6 +328,10 @@ def _step(
     return new[0] * counts, new
 
 
+def _is_nonlinear(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive in (jax.lax.logistic_p, jax.lax.tanh_p)
+
+
 def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, counts: Any) -> Any:
     def step(state: State, given: Any) -> Any:
         x, counts = given
@@ -366,10 +370,6 @@ def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
     )
     d_counts = None if counts is None else jnp.zeros_like(counts)
     return d_x @ input_kernel.T, d_weights, d_state, d_counts
-
-
-def _is_nonlinear(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive in (jax.lax.logistic_p, jax.lax.tanh_p)
 
 
 recur.defvjp(_recur_forward, _recur_backward)
