@@ -12,7 +12,8 @@ import filelock
 
 # glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_LARGEST = 2**31 - 1
+# No number of ours: the largest that fits is 2 GiB, which a large step frees at once.
+_NEVER = -1
 
 
 def tune_allocator() -> str:
@@ -28,7 +29,7 @@ def tune_allocator() -> str:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return "allocator as it is (no glibc)"
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST), (_M_ARENA_MAX, 1))
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_ARENA_MAX, 1))
     if not all(mallopt(name, value) for name, value in settings):
         return "allocator as it is (mallopt refused)"
     return "allocator keeps memory"
