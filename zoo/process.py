@@ -12,7 +12,7 @@ import filelock
 
 # glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-# No number of ours: the largest that fits is 2 GiB, which a large step frees at once.
+# mallopt(3): trimming is off. A bound could be 2 GiB at most, and a large step frees more at once.
 _NEVER = -1
 
 
