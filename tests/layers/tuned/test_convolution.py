@@ -161,12 +161,13 @@ def test_divided_batches_stay_divided(window, sizes):
     ("sizes", "convolutions"),
     [
         (WIDE, 0),
+        (WIDE | {"channels": 16, "features": 17}, 0),
         (WIDE | {"size": (4, 17), "batch": 1}, 0),
         (WIDE | {"size": (5, 5)}, 0),
         (WIDE | {"size": (3, 30)}, 3),
         (WIDE | {"size": (7, 7), "batch": 1}, 3),
-        (WIDE | {"channels": 63}, 3),
-        (WIDE | {"features": 63}, 3),
+        (WIDE | {"channels": 15}, 3),
+        (WIDE | {"features": 15}, 3),
         (WIDE | {"dtype": jnp.bfloat16}, 3),
     ],
 )

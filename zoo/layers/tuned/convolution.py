@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zoo.layers.tuned import winograd
+from zoo.layers.tuned.native import convolution as native
+from zoo.layers.tuned.native import library
 from zoo.layers.tuned.platform import by_platform
 
 Image = Float[Array, "batch height width channels"]
@@ -19,6 +21,7 @@ Pair = tuple[int, int]
 _AXES = ("NHWC", "HWIO", "NHWC")
 # With fewer, XLA would take a concatenation of channels into its loops all the same.
 _LEAST_CHANNELS = 16
+_LEAST_WINOGRAD = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +45,18 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     """Convolves images with a kernel; see ``zoo.layers.Conv``."""
     if kernel.shape[:2] == (1, 1) and window.padding == (0, 0) and window.groups == 1:
         return _pointwise(window, x, kernel)
-    if _has_fewer_multiplications(x, kernel, window):
+    if _has_fewer_multiplications(x, kernel, window, _LEAST_CHANNELS) and library.is_used():
+        return native.convolve(x, kernel, window.padding)
+    if _has_fewer_multiplications(x, kernel, window, _LEAST_WINOGRAD):
         return _winograd(window, x, kernel)
     if kernel.shape[2] >= _LEAST_CHANNELS and window.groups == 1:
         return _direct(window, x, kernel)
     return _plain(window, x, kernel)
 
 
-def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool:
+def _has_fewer_multiplications(
+    x: Image, kernel: Kernel, window: Window, least_channels: int
+) -> bool:
     """Whether Winograd's algorithm applies and saves more time than its transforms cost.
 
     With few channels the images' transforms take as long as the products, with few pixels the
@@ -63,7 +70,7 @@ def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool
         and all(isinstance(size, int) for size in x.shape)
         and min(x.shape[1:3]) >= 4
         and math.prod(x.shape[:3]) >= 64
-        and min(kernel.shape[2:]) >= 64
+        and min(kernel.shape[2:]) >= least_channels
         and x.dtype in (jnp.float32, jnp.float64)
     )
 

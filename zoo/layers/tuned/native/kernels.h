@@ -1,0 +1,185 @@
+// What the kernels share: vectors, threads, memory and the inner loop of products.
+//
+// XLA calls a kernel through its foreign function interface with pointers to dense, row-major
+// arrays. A kernel works on XLA's own threads and keeps no state.
+
+#ifndef ZOO_LAYERS_TUNED_NATIVE_KERNELS_H_
+#define ZOO_LAYERS_TUNED_NATIVE_KERNELS_H_
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <type_traits>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace zoo {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+// Registers hold kRows x 2 vectors of sums, two of the right operand, and one to spare.
+constexpr int kRows = 12;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+constexpr int kRows = 6;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRows = 6;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T Type __attribute__((vector_size(kVectorBytes)));
+  // The same in memory, where nothing is aligned.
+  typedef T Loose __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+  static constexpr int kLanes = kVectorBytes / sizeof(T);
+};
+template <class T>
+using Vector = typename VectorOf<T>::Type;
+template <class T>
+constexpr int kLanes = VectorOf<T>::kLanes;
+// Of a block of sums: what one call of ``product`` computes.
+template <class T>
+constexpr int kColumns = 2 * kLanes<T>;
+
+// V is a vector or a single number: what is done with numbers is written once.
+template <class V, class T>
+inline V load(const T* from) {
+  if constexpr (std::is_same_v<V, T>) {
+    return *from;
+  } else {
+    return *reinterpret_cast<const typename VectorOf<T>::Loose*>(from);
+  }
+}
+template <class V, class T>
+inline void store(T* to, V value) {
+  if constexpr (std::is_same_v<V, T>) {
+    *to = value;
+  } else {
+    *reinterpret_cast<typename VectorOf<T>::Loose*>(to) = value;
+  }
+}
+
+// Calls body(V{}, place) for all places from 0 to count: for whole vectors, then one by one.
+template <class T, class Body>
+inline void for_vectors(int64_t count, const Body& body) {
+  int64_t place = 0;
+  for (; place + kLanes<T> <= count; place += kLanes<T>) body(Vector<T>{}, place);
+  for (; place < count; ++place) body(T{}, place);
+}
+
+// Calls body(T{}) with the type of a buffer's numbers, float or double.
+template <class Body>
+xla::ffi::Error with_type(xla::ffi::DataType type, const Body& body) {
+  if (type == xla::ffi::DataType::F32) {
+    body(float{});
+  } else if (type == xla::ffi::DataType::F64) {
+    body(double{});
+  } else {
+    return xla::ffi::Error::InvalidArgument("a kernel takes float32 or float64");
+  }
+  return xla::ffi::Error::Success();
+}
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+template <class T>
+using Memory = std::unique_ptr<T[], Free>;
+
+// Memory for count numbers, with anything in it.
+template <class T>
+Memory<T> allocate(int64_t count) {
+  constexpr int64_t kLine = 64;
+  int64_t bytes = (count * sizeof(T) + kLine - 1) / kLine * kLine;
+  auto* memory = static_cast<T*>(std::aligned_alloc(kLine, std::max(bytes, kLine)));
+  if (memory == nullptr) throw std::bad_alloc();
+  return Memory<T>(memory);
+}
+
+// Calls body(item) for items from 0 to count, on all threads of the pool, and waits for the last.
+//
+// The caller works as well and only waits for items that a thread has begun: the pool's threads may
+// all be taken by callers that wait for each other.
+template <class Body>
+void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Body& body) {
+  struct Progress {
+    std::atomic<int64_t> begun{0};
+    int64_t done = 0;
+    std::mutex mutex;
+    std::condition_variable all_done;
+  };
+  // A task may start when all is done and the caller has left.
+  auto progress = std::make_shared<Progress>();
+  auto work = [progress, count, &body] {
+    int64_t mine = 0;
+    for (int64_t item; (item = progress->begun++) < count; ++mine) body(item);
+    if (mine == 0) return;
+    std::lock_guard<std::mutex> lock(progress->mutex);
+    progress->done += mine;
+    if (progress->done == count) progress->all_done.notify_one();
+  };
+  int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
+  for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule(decltype(work)(work));
+  work();
+  std::unique_lock<std::mutex> lock(progress->mutex);
+  progress->all_done.wait(lock, [&] { return progress->done == count; });
+}
+
+// A matrix whose element (i, j) is at data[i * rows + j * columns].
+template <class T>
+struct Matrix {
+  const T* data;
+  int64_t rows, columns;
+};
+
+// Columns of ``a`` times rows of ``b``, kColumns wide; ``to`` becomes that, or grows by it.
+template <int kCount, bool kAdd, class T>
+inline void product_of_rows(int64_t depth, Matrix<T> a, const T* b, int64_t b_stride, T* to,
+                            int64_t to_stride) {
+  constexpr int kWide = kLanes<T>;
+  Vector<T> sums[kCount][2] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    auto left = load<Vector<T>>(b + k * b_stride), right = load<Vector<T>>(b + k * b_stride + kWide);
+    const T* column = a.data + k * a.columns;
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; ++i) {
+      T value = column[i * a.rows];
+      sums[i][0] += value * left;
+      sums[i][1] += value * right;
+    }
+  }
+  for (int i = 0; i < kCount; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      T* place = to + i * to_stride + j * kWide;
+      store(place, kAdd ? load<Vector<T>>(place) + sums[i][j] : sums[i][j]);
+    }
+  }
+}
+
+// The same for any number of rows.
+template <bool kAdd, class T>
+void product(int64_t rows, int64_t depth, Matrix<T> a, const T* b, int64_t b_stride, T* to,
+             int64_t to_stride) {
+  auto some = [&](auto count) {
+    constexpr int kCount = decltype(count)::value;
+    for (; rows >= kCount; rows -= kCount) {
+      product_of_rows<kCount, kAdd>(depth, a, b, b_stride, to, to_stride);
+      a.data += kCount * a.rows;
+      to += kCount * to_stride;
+    }
+  };
+  some(std::integral_constant<int, kRows>());
+  some(std::integral_constant<int, 4>());
+  some(std::integral_constant<int, 1>());
+}
+
+}  // namespace zoo
+
+#endif  // ZOO_LAYERS_TUNED_NATIVE_KERNELS_H_

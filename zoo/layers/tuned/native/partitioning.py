@@ -1,0 +1,51 @@
+"""Kernels on several devices, where XLA knows not how to divide them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def by_rows(function: Callable[..., Any], rule: str, *, batch: str = "b") -> Callable[..., Any]:
+    """Makes a function of arrays one that each device calls with its own rows.
+
+    Args:
+        function: of arrays.
+        rule: their axes and those of the results by name, as ``b t f, f g -> b t g``.
+        batch: the axis along which arrays are divided. Those that do not have it are whole, and
+            a single result that does not have it is a sum over it.
+    """
+    arguments, results = ([axes.split() for axes in side.split(",")] for side in rule.split("->"))
+    summed = batch not in results[0]
+    divided = custom_partitioning(function)
+
+    def shardings(mesh: Any, arrays: Sequence[list[str]], names: Any) -> list[NamedSharding]:
+        return [
+            NamedSharding(mesh, PartitionSpec(*(names if axis == batch else None for axis in axes)))
+            for axes in arrays
+        ]
+
+    def partition(mesh: Any, given: Any, result: Any) -> Any:
+        place = next(number for number, axes in enumerate(arguments) if batch in axes)
+        spec = given[place].sharding.spec
+        axis = arguments[place].index(batch)
+        names = spec[axis] if axis < len(spec) else None
+
+        def of_rows(*arrays: Any) -> Any:
+            computed = function(*arrays)
+            return jax.lax.psum(computed, names) if summed and names else computed
+
+        made = shardings(mesh, results, names)
+        return (
+            mesh,
+            of_rows,
+            made[0] if len(made) == 1 else tuple(made),
+            tuple(shardings(mesh, arguments, names)),
+        )
+
+    divided.def_partition(
+        partition, sharding_rule=rule, reduction_factors=(batch,) if summed else ()
+    )
+    return divided
