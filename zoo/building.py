@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 from zoo import config as configs
 from zoo import data, finetuning, process
 from zoo.errors import UserError
+from zoo.kernels import library
 from zoo.models import create_model
 from zoo.tasks import Task, make_task
 from zoo.tasks.language_modelling import CARRY
@@ -204,11 +206,13 @@ def start_jax(config: ConfigDict) -> str:
     Raises:
         UserError: the platform is not there, or JAX already runs on another one.
     """
-    said = "process as it is"
     if config.process_settings:
-        said = f"{process.tune_allocator()}, {_keep_compiled_programs()}"
+        said = [process.tune_allocator(), library.describe(), _keep_compiled_programs()]
+    else:
+        os.environ[library.SWITCH] = "off"
+        said = ["process as it is"]
     _choose_platform(config.platform)
-    return said
+    return ", ".join(said)
 
 
 def _keep_compiled_programs() -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zoo.errors import UserError, did_you_mean
 from zoo.layers.initializers import kernel_and_bias
-from zoo.layers.tuned.linear import kernel_gradient
+from zoo.layers.tuned.recurrence import kernel_gradient, recur_backward, recur_forward
 
 # The state of one layer, its output first: (hidden,) or, of an LSTM, (hidden, cell).
 State = tuple[Float[Array, "batch features"], ...]
@@ -44,17 +44,16 @@ def lstm_cell(gates: Gates, state: State) -> State:
     return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
 
 
-def gru_cell(x: Gates, h: Gates, state: State) -> State:
+def gru_cell(gates: Gates, h_n: Float[Array, "batch features"], state: State) -> State:
     """Gated recurrent unit (Cho et al. 2014), as ``torch.nn.GRU``.
 
-    Reset and update gate and candidate, in this order; the reset gate comes after the product.
+    Reset and update gate and candidate, in this order; the reset gate comes after the product, so
+    the state's share of the candidate is ``h_n``.
     """
     (hidden,) = state
-    x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
-    h_r, h_z, h_n = jnp.split(h, 3, axis=-1)
-    r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-    n = jnp.tanh(x_n + r * h_n)
-    return (n + z * (hidden - n),)
+    r, z, x_n = jnp.split(gates, 3, axis=-1)
+    n = jnp.tanh(x_n + jax.nn.sigmoid(r) * h_n)
+    return (n + jax.nn.sigmoid(z) * (hidden - n),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,24 +61,29 @@ class Cell:
     """The equations of one step, and what weights and state they need.
 
     Attributes:
-        equations: (gates, state) -> new state, or (input's share of the gates, state's share,
-            state) -> new state.
+        equations: (gates, state) -> new state, or (gates, state's share of the last gate, state) ->
+            new state.
         gates: their number.
         arrays: of the state.
-        sums: whether the equations take the gates, which are the sum of both shares.
+        sums: whether each of the gates is the sum of the shares of input and state; otherwise the
+            last one is the input's share.
+        kernel: name of the equations in ``zoo.layers.tuned.recurrence``; empty: not there.
     """
 
     equations: Callable[..., State]
     gates: int
     arrays: int
-    sums: bool
+    sums: bool = True
+    kernel: str = ""
 
 
 CELLS: dict[str, Cell] = {
-    "rnn": Cell(functools.partial(rnn_cell, jnp.tanh), gates=1, arrays=1, sums=True),
-    "rnn_relu": Cell(functools.partial(rnn_cell, jax.nn.relu), gates=1, arrays=1, sums=True),
-    "lstm": Cell(lstm_cell, gates=4, arrays=2, sums=True),
-    "gru": Cell(gru_cell, gates=3, arrays=1, sums=False),
+    "rnn": Cell(functools.partial(rnn_cell, jnp.tanh), gates=1, arrays=1, kernel="rnn"),
+    "rnn_relu": Cell(
+        functools.partial(rnn_cell, jax.nn.relu), gates=1, arrays=1, kernel="rnn_relu"
+    ),
+    "lstm": Cell(lstm_cell, gates=4, arrays=2, kernel="lstm"),
+    "gru": Cell(gru_cell, gates=3, arrays=1, sums=False, kernel="gru"),
 }
 
 
@@ -289,13 +293,7 @@ def scan_steps(
     Returns:
         Outputs, and the state after the last step.
     """
-
-    def step(state: State, given: Any) -> Any:
-        x, counts = given
-        output, new = _step(cell, counts, _shares(cell, weights, x, state), state)
-        return new, output
-
-    final, outputs = jax.lax.scan(step, state, (inputs @ weights[0], counts))
+    outputs, final, *_ = _forward_by_scan(cell, *_forward_arguments(inputs, weights, state, counts))
     return outputs, final
 
 
@@ -308,18 +306,32 @@ def recur(
     The weights' gradients are formed after the steps, in one product; differentiating the scan
     would add them up in every step. Forward-mode differentiation is an error.
     """
-    return scan_steps(cell, inputs, weights, state, counts)
+
+    def scan(*arguments: Any) -> Any:
+        return _forward_by_scan(cell, *arguments)[:2]
+
+    return recur_forward(cell.kernel, scan, *_forward_arguments(inputs, weights, state, counts))
 
 
-def _shares(cell: Cell, weights: Weights, x: Gates, state: State) -> tuple[Gates, ...]:
-    """What the equations see of input and state; a sum is one array to keep instead of two."""
-    _, input_bias, kernel, bias = weights
+def _forward_arguments(inputs: Any, weights: Weights, state: State, counts: Any) -> Any:
+    input_kernel, input_bias, kernel, bias = weights
+    return (kernel, input_bias, bias), inputs @ input_kernel, state, counts
+
+
+def _shares(
+    cell: Cell, weights: Any, x: Gates, state: State
+) -> tuple[Gates] | tuple[Gates, Float[Array, "batch features"]]:
+    """What the equations see of input and state."""
+    kernel, input_bias, bias = weights
     h = state[0] @ kernel
-    return (x + h + (input_bias + bias),) if cell.sums else (x + input_bias, h + bias)
+    if cell.sums:
+        return (x + h + (input_bias + bias),)
+    x, h, last = x + input_bias, h + bias, -state[0].shape[-1]
+    return jnp.concatenate([x[..., :last] + h[..., :last], x[..., last:]], axis=-1), h[..., last:]
 
 
 def _step(
-    cell: Cell, counts: Float[Array, "batch 1"] | None, shares: tuple[Gates, ...], state: State
+    cell: Cell, counts: Float[Array, "batch 1"] | None, shares: Any, state: State
 ) -> tuple[Float[Array, "batch features"], State]:
     new = cell.equations(*shares, state)
     if counts is None:
@@ -328,44 +340,68 @@ def _step(
     return new[0] * counts, new
 
 
-def _is_nonlinear(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive in (jax.lax.logistic_p, jax.lax.tanh_p)
+def _forward_by_scan(cell: Cell, weights: Any, x: Any, state: State, counts: Any) -> Any:
+    """Outputs, last state, and of all steps the shares and the state before."""
 
-
-def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, counts: Any) -> Any:
     def step(state: State, given: Any) -> Any:
         x, counts = given
         shares = _shares(cell, weights, x, state)
-        # A gate is kept once, as it is: its own derivative and the product's both would keep it.
-        equations = jax.checkpoint(
-            functools.partial(_step, cell, counts), policy=_is_nonlinear, prevent_cse=False
-        )
-        # What a step needs to be differentiated is a value like any other: the scan stacks it.
-        (output, new), backward = jax.vjp(equations, shares, state)
-        return new, (output, state[0], backward)
+        output, new = _step(cell, counts, shares, state)
+        return new, (output, shares, state)
 
-    input_kernel, _, kernel, _ = weights
-    final, (outputs, *kept) = jax.lax.scan(step, state, (inputs @ input_kernel, counts))
-    return (outputs, final), (inputs, input_kernel, kernel, counts, *kept)
+    final, (outputs, shares, states) = jax.lax.scan(step, state, (x, counts))
+    return outputs, final, shares, states
 
 
-def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
-    inputs, input_kernel, kernel, counts, hiddens, steps = residuals
-    d_outputs, d_final = gradients
+def _backward_by_scan(
+    cell: Cell, kernel: Any, shares: Any, states: State, d_outputs: Any, d_final: State, counts: Any
+) -> Any:
+    """Gradients of the input's and the state's products, if they differ, and of the first state."""
     transposed = kernel.T
 
     def step(d_state: State, given: Any) -> Any:
-        backward, d_output = given
-        d_shares, (d_hidden, *rest) = backward((d_output, d_state))
-        return (d_hidden + d_shares[-1] @ transposed, *rest), d_shares
+        shares, state, d_output, counts = given
+        _, backward = jax.vjp(functools.partial(_step, cell, counts), shares, state)
+        (d_gates, *d_last), (d_hidden, *rest) = backward((d_output, d_state))
+        # Of the last gate the state has a share of its own.
+        d_h = d_gates
+        if d_last:
+            d_h = jnp.concatenate([d_gates[..., : -d_hidden.shape[-1]], *d_last], axis=-1)
+        made = (d_gates, None if cell.sums else d_h)
+        return (d_hidden + d_h @ transposed, *rest), made
 
-    d_state, d_shares = jax.lax.scan(step, d_final, (steps, d_outputs), reverse=True)
-    d_x, d_h = d_shares[0], d_shares[-1]
+    given = (shares, states, d_outputs, counts)
+    d_state, (d_x, d_h) = jax.lax.scan(step, d_final, given, reverse=True)
+    return d_x, d_h, d_state
+
+
+def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, counts: Any) -> Any:
+    outputs, final, shares, states = recur_forward(
+        cell.kernel,
+        functools.partial(_forward_by_scan, cell),
+        *_forward_arguments(inputs, weights, state, counts),
+    )
+    input_kernel, _, kernel, _ = weights
+    return (outputs, final), (inputs, input_kernel, kernel, counts, shares, states)
+
+
+def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
+    inputs, input_kernel, kernel, counts, shares, states = residuals
+    d_x, d_h, d_state = recur_backward(
+        cell.kernel,
+        functools.partial(_backward_by_scan, cell),
+        kernel,
+        shares,
+        states,
+        *gradients,
+        counts,
+    )
+    d_h = d_x if cell.sums else d_h
     d_bias = d_h.sum(axis=(0, 1))
     d_weights = (
         kernel_gradient(inputs, d_x),
         d_bias if cell.sums else d_x.sum(axis=(0, 1)),
-        kernel_gradient(hiddens, d_h),
+        kernel_gradient(states[0], d_h),
         d_bias,
     )
     d_counts = None if counts is None else jnp.zeros_like(counts)

@@ -14,6 +14,7 @@ from tuned_forms import (
     lowered_gradients,
 )
 
+from zoo.kernels import library
 from zoo.layers.tuned.convolution import Window, convolve
 
 SAME = Window(strides=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
@@ -21,9 +22,11 @@ POINT = Window(strides=(2, 1), padding=(0, 0), dilation=(1, 1), groups=1)
 # With at least 16 channels this is XLA's own with the channels in another order.
 STRIDED = Window(strides=(2, 1), padding=(1, 1), dilation=(1, 2), groups=1)
 MANY = {"channels": 17}
-# With at least 64 channels, features and pixels this is Winograd's.
+# With at least 64 channels, features and pixels this is Winograd's in XLA's operations.
 WIDE = {"channels": 64, "features": 66, "size": (9, 8)}
-FORMS = [(POINT, {}), (STRIDED, MANY), (SAME, WIDE)]
+# With at least 256 pixels and 16 channels and features this is Winograd's in a kernel of our own.
+LARGE = {"channels": 17, "features": 33, "size": (17, 16)}
+FORMS = [(POINT, {}), (STRIDED, MANY), (SAME, WIDE), (SAME, LARGE)]
 TUNED = pytest.mark.parametrize(("window", "sizes"), FORMS)
 
 
@@ -84,6 +87,16 @@ def ours_and_theirs(window):
         (Window((2, 2), (1, 1), (1, 1), 1), WIDE),
         (Window((1, 1), (1, 1), (2, 1), 1), WIDE),
         (Window((1, 1), (1, 1), (1, 1), 2), WIDE | {"channels": 128}),
+        (SAME, LARGE),
+        (SAME, LARGE | {"batch": 1}),
+        (SAME, LARGE | {"size": (4, 65), "batch": 1}),
+        (SAME, LARGE | {"channels": 64, "features": 16, "batch": 7}),
+        (SAME, LARGE | {"channels": 16, "features": 130}),
+        (Window((1, 1), (0, 2), (1, 1), 1), LARGE),
+        (Window((1, 1), (2, 0), (1, 1), 1), LARGE),
+        (Window((1, 1), (0, 0), (1, 1), 1), LARGE),
+        (Window((1, 1), (3, 1), (1, 1), 1), LARGE),
+        (Window((1, 1), (1, 1), (1, 2), 1), LARGE),
     ],
 )
 def test_gradients_are_xlas(window, sizes):
@@ -115,6 +128,8 @@ def test_forward_mode_is_xlas(window, sizes):
         (STRIDED, MANY, jnp.bfloat16, 2e-2),
         (SAME, WIDE, jnp.float32, 2e-6),
         (SAME, WIDE, jnp.bfloat16, 2e-2),
+        (SAME, LARGE, jnp.float32, 2e-6),
+        (SAME, LARGE, jnp.bfloat16, 2e-2),
     ],
 )
 def test_lower_precisions_keep_their_type(window, sizes, dtype, tolerance):
@@ -136,7 +151,7 @@ def test_mapped_over_examples_and_kernels(window, sizes):
 @TUNED
 def test_second_derivatives_in_reverse(window, sizes):
     with jax.enable_x64(True):
-        x, kernel, _ = problem(window, **sizes | {"size": (4, 6)})
+        x, kernel, _ = problem(window, **sizes | {"size": (4, 6), "batch": 11})
 
         def second(function):
             def inner(x, kernel):
@@ -161,14 +176,19 @@ def test_divided_batches_stay_divided(window, sizes):
     ("sizes", "convolutions"),
     [
         (WIDE, 0),
-        (WIDE | {"channels": 16, "features": 17}, 0),
+        (LARGE, 0),
+        (LARGE | {"batch": 1}, 0),
         (WIDE | {"size": (4, 17), "batch": 1}, 0),
         (WIDE | {"size": (5, 5)}, 0),
         (WIDE | {"size": (3, 30)}, 3),
         (WIDE | {"size": (7, 7), "batch": 1}, 3),
-        (WIDE | {"channels": 15}, 3),
-        (WIDE | {"features": 15}, 3),
+        (WIDE | {"channels": 63}, 3),
+        (WIDE | {"features": 63}, 3),
         (WIDE | {"dtype": jnp.bfloat16}, 3),
+        (LARGE | {"size": (15, 17), "batch": 1}, 3),
+        (LARGE | {"channels": 15}, 3),
+        (LARGE | {"features": 15}, 3),
+        (LARGE | {"dtype": jnp.bfloat16}, 3),
     ],
 )
 def test_on_a_cpu_a_wide_convolution_becomes_products(sizes, convolutions):
@@ -194,6 +214,31 @@ def test_no_contraction_for_what_is_not_differentiated(window, sizes, differenti
     arrays = problem(window, dtype=jnp.float32, **sizes)
     ours, _ = ours_and_theirs(window)
     assert contractions(lowered_gradients(ours, *arrays, "tpu", differentiated)) == 2
+
+
+@TUNED
+def test_without_kernels_of_our_own(monkeypatch, window, sizes):
+    monkeypatch.setenv(library.SWITCH, "off")
+    arrays = problem(window, dtype=jnp.float32, **sizes)
+    ours, theirs = ours_and_theirs(window)
+    assert "custom_call" not in lowered_gradients(ours, *arrays)
+    assert_close(gradients(ours, *arrays), gradients(theirs, *arrays), 2e-6)
+
+
+def test_a_kernel_is_called_for_each_part_of_the_gradient():
+    arrays = problem(SAME, dtype=jnp.float32, **LARGE)
+    ours, _ = ours_and_theirs(SAME)
+    expected = 3 if library.prefix("float32") else 0
+    assert lowered_gradients(ours, *arrays).count("stablehlo.custom_call") == expected
+
+
+def test_each_time_the_same_bits():
+    arrays = problem(SAME, dtype=jnp.float32, **LARGE | {"batch": 32})
+    ours, _ = ours_and_theirs(SAME)
+    program = jax.jit(functools.partial(gradients, ours))
+    first = program(*arrays)
+    for _ in range(3):
+        assert_close(program(*arrays), first, 0.0)
 
 
 def test_exported_for_any_batch_and_size():

@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned import winograd
-from zoo.layers.tuned.native import convolution as native
-from zoo.layers.tuned.native import library
-from zoo.layers.tuned.platform import by_platform
+from zoo.layers.tuned import convolution_3x3, winograd
+from zoo.layers.tuned.platform import by_platform, has_kernels
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -21,7 +19,6 @@ Pair = tuple[int, int]
 _AXES = ("NHWC", "HWIO", "NHWC")
 # With fewer, XLA would take a concatenation of channels into its loops all the same.
 _LEAST_CHANNELS = 16
-_LEAST_WINOGRAD = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +42,24 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     """Convolves images with a kernel; see ``zoo.layers.Conv``."""
     if kernel.shape[:2] == (1, 1) and window.padding == (0, 0) and window.groups == 1:
         return _pointwise(window, x, kernel)
-    if _has_fewer_multiplications(x, kernel, window, _LEAST_CHANNELS) and library.is_used():
-        return native.convolve(x, kernel, window.padding)
-    if _has_fewer_multiplications(x, kernel, window, _LEAST_WINOGRAD):
-        return _winograd(window, x, kernel)
+    if _has_fewer_multiplications(x, kernel, window):
+        pixels, (channels, features) = math.prod(x.shape[:3]), kernel.shape[2:]
+        # With few pixels, or many channels, the kernel's transform takes longer than it saves.
+        few, many = min(channels, features), channels * features
+        if pixels >= 256 and few >= 16 and many <= 1 << 17 and has_kernels(x.dtype):
+            return convolution_3x3.convolve(x, kernel, window.padding)
+        # Here the image's transform does, with few channels.
+        if pixels >= 64 and few >= 64:
+            return _winograd(window, x, kernel)
     if kernel.shape[2] >= _LEAST_CHANNELS and window.groups == 1:
         return _direct(window, x, kernel)
     return _plain(window, x, kernel)
 
 
-def _has_fewer_multiplications(
-    x: Image, kernel: Kernel, window: Window, least_channels: int
-) -> bool:
-    """Whether Winograd's algorithm applies and saves more time than its transforms cost.
+def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool:
+    """Whether Winograd's algorithm applies.
 
-    With few channels the images' transforms take as long as the products, with few pixels the
-    kernel's; in half precision its sums would cancel. Of a symbolic shape it is not known.
+    In half precision its sums would cancel. Of a symbolic shape it is not known.
     """
     return (
         kernel.shape[:2] == (3, 3)
@@ -69,8 +68,6 @@ def _has_fewer_multiplications(
         and max(window.padding) <= 2
         and all(isinstance(size, int) for size in x.shape)
         and min(x.shape[1:3]) >= 4
-        and math.prod(x.shape[:3]) >= 64
-        and min(kernel.shape[2:]) >= least_channels
         and x.dtype in (jnp.float32, jnp.float64)
     )
 

@@ -14,8 +14,8 @@ def by_rows(function: Callable[..., Any], rule: str, *, batch: str = "b") -> Cal
     Args:
         function: of arrays.
         rule: their axes and those of the results by name, as ``b t f, f g -> b t g``.
-        batch: the axis along which arrays are divided. Those that do not have it are whole, and
-            a single result that does not have it is a sum over it.
+        batch: the only axis along which arrays are divided. Those that do not have it are whole;
+            results that do not have it, all or none, are sums over it.
     """
     arguments, results = ([axes.split() for axes in side.split(",")] for side in rule.split("->"))
     summed = batch not in results[0]
@@ -41,11 +41,15 @@ def by_rows(function: Callable[..., Any], rule: str, *, batch: str = "b") -> Cal
         return (
             mesh,
             of_rows,
-            made[0] if len(made) == 1 else tuple(made),
+            jax.tree.unflatten(jax.tree.structure(result), made),
             tuple(shardings(mesh, arguments, names)),
         )
 
+    names = dict.fromkeys(axis for axes in (*arguments, *results) for axis in axes)
     divided.def_partition(
-        partition, sharding_rule=rule, reduction_factors=(batch,) if summed else ()
+        partition,
+        sharding_rule=rule,
+        reduction_factors=(batch,) if summed else (),
+        need_replication_factors=tuple(name for name in names if name != batch),
     )
     return divided

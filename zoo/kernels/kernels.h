@@ -3,8 +3,8 @@
 // XLA calls a kernel through its foreign function interface with pointers to dense, row-major
 // arrays. A kernel works on XLA's own threads and keeps no state.
 
-#ifndef ZOO_LAYERS_TUNED_NATIVE_KERNELS_H_
-#define ZOO_LAYERS_TUNED_NATIVE_KERNELS_H_
+#ifndef ZOO_KERNELS_KERNELS_H_
+#define ZOO_KERNELS_KERNELS_H_
 
 #include <algorithm>
 #include <atomic>
@@ -20,6 +20,11 @@
 #include "xla/ffi/api/ffi.h"
 
 namespace zoo {
+
+// A library has the kernels of one type of numbers: float and F32, or double and F64. The second is
+// for checks, and compiled only when asked for.
+using Number = ZOO_NUMBER;
+using Numbers = xla::ffi::Buffer<xla::ffi::DataType::ZOO_TYPE>;
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -72,19 +77,6 @@ inline void for_vectors(int64_t count, const Body& body) {
   int64_t place = 0;
   for (; place + kLanes<T> <= count; place += kLanes<T>) body(Vector<T>{}, place);
   for (; place < count; ++place) body(T{}, place);
-}
-
-// Calls body(T{}) with the type of a buffer's numbers, float or double.
-template <class Body>
-xla::ffi::Error with_type(xla::ffi::DataType type, const Body& body) {
-  if (type == xla::ffi::DataType::F32) {
-    body(float{});
-  } else if (type == xla::ffi::DataType::F64) {
-    body(double{});
-  } else {
-    return xla::ffi::Error::InvalidArgument("a kernel takes float32 or float64");
-  }
-  return xla::ffi::Error::Success();
 }
 
 struct Free {
@@ -146,7 +138,8 @@ inline void product_of_rows(int64_t depth, Matrix<T> a, const T* b, int64_t b_st
   constexpr int kWide = kLanes<T>;
   Vector<T> sums[kCount][2] = {};
   for (int64_t k = 0; k < depth; ++k) {
-    auto left = load<Vector<T>>(b + k * b_stride), right = load<Vector<T>>(b + k * b_stride + kWide);
+    auto left = load<Vector<T>>(b + k * b_stride);
+    auto right = load<Vector<T>>(b + k * b_stride + kWide);
     const T* column = a.data + k * a.columns;
 #pragma GCC unroll 16
     for (int i = 0; i < kCount; ++i) {
@@ -182,4 +175,4 @@ void product(int64_t rows, int64_t depth, Matrix<T> a, const T* b, int64_t b_str
 
 }  // namespace zoo
 
-#endif  // ZOO_LAYERS_TUNED_NATIVE_KERNELS_H_
+#endif  // ZOO_KERNELS_KERNELS_H_

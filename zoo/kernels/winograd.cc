@@ -14,9 +14,11 @@ namespace {
 namespace ffi = xla::ffi;
 
 constexpr int kPlaces = 16;
-// So many that the product's inner loop has whole blocks of rows, and that what is made of them
-// stays in the second-level cache with up to a few hundred channels.
+// Of a group, at most: so many that the product's inner loop has whole blocks of rows, and that
+// what is made of them stays in the second-level cache with up to a few hundred channels.
 constexpr int64_t kTiles = 48;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Images [batch, height, width, channels], seen with zeros around them.
 template <class T>
@@ -46,14 +48,23 @@ struct Tiles {
   Corner corner(int64_t tile) const {
     return {tile / (rows * columns), 2 * (tile / columns % rows), 2 * (tile % columns)};
   }
-  int64_t groups() const { return (count + kTiles - 1) / kTiles; }
-  int64_t in_group(int64_t group) const { return std::min(kTiles, count - group * kTiles); }
+  // Tiles of a group, so that each thread has as many groups.
+  int64_t in_group(int64_t threads) const {
+    int64_t turns = ceil_div(ceil_div(count, kTiles), threads);
+    return ceil_div(count, turns * threads);
+  }
 };
 
 // Number of sums in a row of blocks that holds this many features.
 template <class T>
 int64_t padded(int64_t features) {
-  return (features + kColumns<T> - 1) / kColumns<T> * kColumns<T>;
+  return ceil_div(features, kColumns<T>) * kColumns<T>;
+}
+
+// Distance of places that are this long: what is a power of two apart shares few lines of a cache.
+template <class T>
+int64_t spaced(int64_t length) {
+  return ceil_div(length, kLanes<T>) * kLanes<T> + kLanes<T>;
 }
 
 // B' along one axis.
@@ -161,7 +172,7 @@ inline void transform_sums(const V m[kPlaces], V dg[9]) {
 template <class T>
 struct Kernels {
   int64_t channels, features;
-  int64_t block = channels * kColumns<T>, place = padded<T>(features) * channels;
+  int64_t block = channels * kColumns<T>, place = spaced<T>(padded<T>(features) * channels);
   Memory<T> data = allocate<T>(kPlaces * place);
 
   T* at(int64_t channel, int64_t feature) {
@@ -186,7 +197,7 @@ struct Kernels {
   // From [3, 3, features, channels], turned by 180 degrees.
   void transform_turned(ffi::ThreadPool& pool, const T* taps) {
     clear_padding();
-    parallel(pool, (features + kColumns<T> - 1) / kColumns<T>, [&](int64_t block_number) {
+    parallel(pool, ceil_div(features, kColumns<T>), [&](int64_t block_number) {
       int64_t first = block_number * kColumns<T>, end = std::min(first + kColumns<T>, features);
       for_vectors<T>(channels, [&](auto kind, int64_t channel) {
         using V = decltype(kind);
@@ -216,37 +227,40 @@ struct Kernels {
 // Convolves; ``turned``: with the kernel turned by 180 degrees and its channels and features
 // exchanged, which gives the gradient of the input from that of the output.
 template <class T>
-void convolve(ffi::ThreadPool& pool, const ffi::AnyBuffer& x, const ffi::AnyBuffer& kernel,
-              ffi::AnyBuffer& y, int64_t top, int64_t left, bool turned) {
+void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel,
+              Numbers& y, int64_t top, int64_t left, bool turned) {
   auto sizes = x.dimensions(), new_sizes = y.dimensions();
   int64_t channels = sizes[3], features = new_sizes[3];
   Memory<T> zeros = allocate<T>(channels);
   std::fill_n(zeros.get(), channels, T(0));
-  Images<T> images{x.typed_data<T>(), sizes[1], sizes[2], channels, top, left, zeros.get()};
+  Images<T> images{x.typed_data(), sizes[1], sizes[2], channels, top, left, zeros.get()};
   Tiles tiles{new_sizes[0], new_sizes[1], new_sizes[2]};
 
   Kernels<T> kernels{channels, features};
   if (turned) {
-    kernels.transform_turned(pool, kernel.typed_data<T>());
+    kernels.transform_turned(pool, kernel.typed_data());
   } else {
-    kernels.transform(pool, kernel.typed_data<T>());
+    kernels.transform(pool, kernel.typed_data());
   }
 
-  T* outputs = y.typed_data<T>();
-  parallel(pool, tiles.groups(), [&](int64_t group) {
-    int64_t count = tiles.in_group(group);
-    Memory<T> inputs = allocate<T>(kPlaces * count * channels);
-    Memory<T> products = allocate<T>(kPlaces * count * kColumns<T>);
+  T* outputs = y.typed_data();
+  int64_t size = tiles.in_group(pool.num_threads());
+  parallel(pool, ceil_div(tiles.count, size), [&](int64_t group) {
+    int64_t first_tile = group * size, count = std::min(size, tiles.count - first_tile);
+    int64_t input_place = spaced<T>(count * channels);
+    int64_t product_place = spaced<T>(count * kColumns<T>);
+    Memory<T> inputs = allocate<T>(kPlaces * input_place);
+    Memory<T> products = allocate<T>(kPlaces * product_place);
     for (int64_t tile = 0; tile < count; ++tile)
-      transform_input(images, tiles.corner(group * kTiles + tile), &inputs[tile * channels],
-                      count * channels);
+      transform_input(images, tiles.corner(first_tile + tile), &inputs[tile * channels],
+                      input_place);
     for (int64_t first = 0; first < features; first += kColumns<T>) {
       for (int i = 0; i < kPlaces; ++i)
-        product<false>(count, channels, Matrix<T>{&inputs[i * count * channels], channels, 1},
+        product<false>(count, channels, Matrix<T>{&inputs[i * input_place], channels, 1},
                        kernels.at(0, first) + i * kernels.place, kColumns<T>,
-                       &products[i * count * kColumns<T>], kColumns<T>);
+                       &products[i * product_place], kColumns<T>);
       for (int64_t tile = 0; tile < count; ++tile) {
-        auto corner = tiles.corner(group * kTiles + tile);
+        auto corner = tiles.corner(first_tile + tile);
         T* to[4];
         for (int i = 0; i < 4; ++i) {
           int64_t row = corner.row + i / 2, column = corner.column + i % 2;
@@ -254,7 +268,7 @@ void convolve(ffi::ThreadPool& pool, const ffi::AnyBuffer& x, const ffi::AnyBuff
           int64_t pixel = (corner.image * tiles.height + row) * tiles.width + column;
           to[i] = inside ? outputs + pixel * features + first : nullptr;
         }
-        transform_products(&products[tile * kColumns<T>], count * kColumns<T>,
+        transform_products(&products[tile * kColumns<T>], product_place,
                            std::min<int64_t>(kColumns<T>, features - first), to);
       }
     }
@@ -262,48 +276,51 @@ void convolve(ffi::ThreadPool& pool, const ffi::AnyBuffer& x, const ffi::AnyBuff
 }
 
 template <class T>
-void kernel_gradient(ffi::ThreadPool& pool, const ffi::AnyBuffer& x, const ffi::AnyBuffer& dy,
-                     ffi::AnyBuffer& dkernel, int64_t top, int64_t left) {
+void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
+                     Numbers& dkernel, int64_t top, int64_t left) {
   auto sizes = x.dimensions(), new_sizes = dy.dimensions();
   int64_t channels = sizes[3], features = new_sizes[3], width = padded<T>(features);
   int64_t widest = std::max(channels, features);
   Memory<T> zeros = allocate<T>(widest);
   std::fill_n(zeros.get(), widest, T(0));
-  Images<T> images{x.typed_data<T>(), sizes[1], sizes[2], channels, top, left, zeros.get()};
-  Images<T> outputs{dy.typed_data<T>(), new_sizes[1], new_sizes[2], features, 0, 0, zeros.get()};
+  Images<T> images{x.typed_data(), sizes[1], sizes[2], channels, top, left, zeros.get()};
+  Images<T> outputs{dy.typed_data(), new_sizes[1], new_sizes[2], features, 0, 0, zeros.get()};
   Tiles tiles{new_sizes[0], new_sizes[1], new_sizes[2]};
 
   // Each part has sums of its own, [place, channel, feature]: the result does not depend on which
   // thread comes first.
-  int64_t parts = std::min<int64_t>(pool.num_threads(), tiles.groups());
+  int64_t size = tiles.in_group(pool.num_threads()), groups = ceil_div(tiles.count, size);
+  int64_t parts = std::min<int64_t>(pool.num_threads(), groups);
   int64_t place = channels * width;
   Memory<T> sums = allocate<T>(parts * kPlaces * place);
   parallel(pool, parts, [&](int64_t part) {
     T* sum = &sums[part * kPlaces * place];
     std::fill_n(sum, kPlaces * place, T(0));
-    Memory<T> inputs = allocate<T>(kPlaces * kTiles * channels);
-    Memory<T> gradients = allocate<T>(kPlaces * kTiles * width);
-    std::fill_n(gradients.get(), kPlaces * kTiles * width, T(0));
-    int64_t end = tiles.groups() * (part + 1) / parts;
-    for (int64_t group = tiles.groups() * part / parts; group < end; ++group) {
-      int64_t count = tiles.in_group(group);
+    int64_t input_place = spaced<T>(size * channels);
+    int64_t gradient_place = spaced<T>(size * width);
+    Memory<T> inputs = allocate<T>(kPlaces * input_place);
+    Memory<T> gradients = allocate<T>(kPlaces * gradient_place);
+    std::fill_n(gradients.get(), kPlaces * gradient_place, T(0));
+    int64_t end = groups * (part + 1) / parts;
+    for (int64_t group = groups * part / parts; group < end; ++group) {
+      int64_t first_tile = group * size, count = std::min(size, tiles.count - first_tile);
       for (int64_t tile = 0; tile < count; ++tile) {
-        auto corner = tiles.corner(group * kTiles + tile);
-        transform_input(images, corner, &inputs[tile * channels], kTiles * channels);
+        auto corner = tiles.corner(first_tile + tile);
+        transform_input(images, corner, &inputs[tile * channels], input_place);
         const T* from[4];
         for (int i = 0; i < 4; ++i)
           from[i] = outputs.at(corner.image, corner.row + i / 2, corner.column + i % 2);
-        transform_outputs(from, features, &gradients[tile * width], kTiles * width);
+        transform_outputs(from, features, &gradients[tile * width], gradient_place);
       }
       for (int i = 0; i < kPlaces; ++i)
         for (int64_t first = 0; first < width; first += kColumns<T>)
-          product<true>(channels, count, Matrix<T>{&inputs[i * kTiles * channels], 1, channels},
-                        &gradients[i * kTiles * width + first], width, sum + i * place + first,
+          product<true>(channels, count, Matrix<T>{&inputs[i * input_place], 1, channels},
+                        &gradients[i * gradient_place + first], width, sum + i * place + first,
                         width);
     }
   });
 
-  T* to = dkernel.typed_data<T>();
+  T* to = dkernel.typed_data();
   parallel(pool, channels, [&](int64_t channel) {
     for_vectors<T>(features, [&](auto kind, int64_t feature) {
       using V = decltype(kind);
@@ -318,18 +335,16 @@ void kernel_gradient(ffi::ThreadPool& pool, const ffi::AnyBuffer& x, const ffi::
   });
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kernel,
-                    ffi::Result<ffi::AnyBuffer> y, int64_t top, int64_t left, bool turned) {
-  return with_type(x.element_type(), [&](auto number) {
-    convolve<decltype(number)>(pool, x, kernel, *y, top, left, turned);
-  });
+ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
+                    int64_t top, int64_t left, bool turned) {
+  convolve<Number>(pool, x, kernel, *y, top, left, turned);
+  return ffi::Error::Success();
 }
 
-ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy,
-                          ffi::Result<ffi::AnyBuffer> dkernel, int64_t top, int64_t left) {
-  return with_type(x.element_type(), [&](auto number) {
-    kernel_gradient<decltype(number)>(pool, x, dy, *dkernel, top, left);
-  });
+ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Result<Numbers> dkernel,
+                          int64_t top, int64_t left) {
+  kernel_gradient<Number>(pool, x, dy, *dkernel, top, left);
+  return ffi::Error::Success();
 }
 
 }  // namespace
@@ -338,17 +353,17 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve, zoo::Convolve,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Arg<zoo::Numbers>()
+                                  .Arg<zoo::Numbers>()
+                                  .Ret<zoo::Numbers>()
                                   .Attr<int64_t>("top")
                                   .Attr<int64_t>("left")
                                   .Attr<bool>("turned"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient, zoo::KernelGradient,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Arg<xla::ffi::AnyBuffer>()
-                                  .Ret<xla::ffi::AnyBuffer>()
+                                  .Arg<zoo::Numbers>()
+                                  .Arg<zoo::Numbers>()
+                                  .Ret<zoo::Numbers>()
                                   .Attr<int64_t>("top")
                                   .Attr<int64_t>("left"));

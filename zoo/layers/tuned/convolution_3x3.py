@@ -16,8 +16,8 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned.native.library import library
-from zoo.layers.tuned.native.partitioning import by_rows
+from zoo.kernels import library
+from zoo.layers.tuned.partitioning import by_rows
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -111,7 +111,7 @@ def _our_kernel_gradient(x: Image, dy: Output, padding: Pair) -> Kernel:
 
 
 def _call(name: str, a: Array, b: Array, shape: Shape, padding: Pair, **options: bool) -> Array:
-    prefix, _ = library()
+    prefix = library.prefix(a.dtype.name)
     function = jax.ffi.ffi_call(f"{prefix}{name}", jax.ShapeDtypeStruct(shape, a.dtype))
     return function(a, b, top=np.int64(padding[0]), left=np.int64(padding[1]), **options)
 

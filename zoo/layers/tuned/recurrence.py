@@ -1,0 +1,153 @@
+"""All steps of a recurrent layer in one of this project's own kernels for a CPU.
+
+XLA runs a loop of steps as many small operations, each on all threads; a kernel gives each thread
+rows of its own and keeps their states and the recurrent kernel in the core's cache.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
+
+from zoo.kernels import library
+from zoo.layers.tuned import linear
+from zoo.layers.tuned.partitioning import by_rows
+from zoo.layers.tuned.platform import has_kernels
+
+Scan = Callable[..., Any]
+
+
+def recur_forward(cell: str, scan: Scan, weights: Any, *rows: Any) -> Any:
+    """Calls ``scan``, or the kernel that does the same forwards.
+
+    Args:
+        cell: what the kernel calls the equations; empty: there are none.
+        scan: (weights, *rows) -> any tree of arrays; of the same cell.
+        weights: recurrent kernel and the biases of input and state.
+        *rows: products of the inputs, state and counts; the last but one axis is the batch, there
+            and in the results.
+    """
+    return _choose("recur_forward", cell, scan, weights, rows)
+
+
+def recur_backward(cell: str, scan: Scan, weights: Any, *rows: Any) -> Any:
+    """Calls ``scan``, or the kernel that does the same backwards.
+
+    Args:
+        cell: what the kernel calls the equations; empty: there are none.
+        scan: (weights, *rows) -> any tree of arrays; of the same cell.
+        weights: recurrent kernel, alone.
+        *rows: what ``recur_forward`` returned to be kept, the gradients of its outputs and last
+            state, and counts; the last but one axis is the batch, there and in the results.
+    """
+    return _choose("recur_backward", cell, scan, weights, rows)
+
+
+def kernel_gradient(
+    x: Float[Array, "time batch inputs"], dy: Float[Array, "time batch features"]
+) -> Float[Array, "inputs features"]:
+    """Returns the gradient of a kernel that all steps share: the product, summed over both axes."""
+    return _kernel_gradient(x, dy)
+
+
+def _choose(kernel: str, cell: str, scan: Scan, weights: Any, rows: Any) -> Any:
+    if not (cell and _fits(weights, rows)):
+        return scan(weights, *rows)
+    return _by_platform(kernel, cell, scan, weights, rows)
+
+
+def _fits(weights: Any, rows: Any) -> bool:
+    arrays = jax.tree.leaves((weights, rows))
+    sizes = [size for array in arrays for size in array.shape]
+    (dtype, *others) = {array.dtype for array in arrays}
+    static = all(isinstance(size, int) for size in sizes)
+    return static and not others and math.prod(sizes) > 0 and has_kernels(dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _by_platform(kernel: str, cell: str, scan: Scan, weights: Any, rows: Any) -> Any:
+    leaves, tree = jax.tree.flatten((weights, rows))
+    whole = len(jax.tree.leaves(weights))
+
+    def scan_of_leaves(*leaves: Array) -> list[Array]:
+        weights, rows = jax.tree.unflatten(tree, leaves)
+        return jax.tree.leaves(scan(weights, *rows))
+
+    results, result_tree = jax.tree.flatten(jax.eval_shape(scan, weights, *rows))
+    # What becomes of the gates is written over them.
+    same = [place for place, one in enumerate(results) if one.shape == leaves[whole].shape]
+    prefix = library.prefix(leaves[0].dtype.name)
+
+    def call(*leaves: Array) -> list[Array]:
+        # Of a device that has some of the rows.
+        batch = leaves[whole].shape[-2]
+        function = jax.ffi.ffi_call(
+            f"{prefix}{kernel}",
+            [one.update(shape=(*one.shape[:-2], batch, one.shape[-1])) for one in results],
+            input_output_aliases={whole: same[0]} if same else {},
+        )
+        return list(function(*leaves, cell=cell, masked=rows[-1] is not None))
+
+    divided = by_rows(call, _axes(leaves, results, whole), batch="batch")
+    native = _mapped(divided, scan_of_leaves)
+    made = jax.lax.platform_dependent(*leaves, cpu=native, default=scan_of_leaves)
+    return jax.tree.unflatten(result_tree, made)
+
+
+@_by_platform.defjvp
+def _by_platform_jvp(
+    kernel: str, cell: str, scan: Scan, primals: tuple[Any, Any], tangents: tuple[Any, Any]
+) -> tuple[Any, Any]:
+    """Second derivatives are the scan's."""
+    return jax.jvp(lambda weights, rows: scan(weights, *rows), primals, tangents)
+
+
+@jax.custom_jvp
+def _kernel_gradient(x: Array, dy: Array) -> Array:
+    # On a CPU, XLA copies an array that has two axes to sum over. Reshaped, it is one axis, which
+    # cannot be divided where the batch is: each device has to reshape its own rows.
+    reshaped = by_rows(linear.kernel_gradient, "t b i, t b g -> i g")
+    on_cpu = _mapped(reshaped, _summed_product)
+    return jax.lax.platform_dependent(x, dy, cpu=on_cpu, default=_summed_product)
+
+
+@_kernel_gradient.defjvp
+def _kernel_gradient_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    return jax.jvp(_summed_product, primals, tangents)
+
+
+def _summed_product(x: Array, dy: Array) -> Array:
+    return jnp.tensordot(x, dy, axes=((0, 1), (0, 1)))
+
+
+def _axes(arguments: Any, results: Any, whole: int) -> str:
+    """The rule for ``by_rows``: the batch is the last axis but one, not of the first ``whole``."""
+
+    def named(number: int, array: Any) -> str:
+        names = [f"axis{number}_{axis}" for axis in range(len(array.shape))]
+        if number >= whole:
+            names[-2] = "batch"
+        return " ".join(names)
+
+    words = [named(number, array) for number, array in enumerate((*arguments, *results))]
+    return f"{', '.join(words[: len(arguments)])} -> {', '.join(words[len(arguments) :])}"
+
+
+def _mapped(call: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but the other form of it where ``jax.vmap`` maps it."""
+    mapped = custom_vmap(call)
+
+    @mapped.def_vmap
+    def rule(size: int, batched: list[bool], *leaves: Array) -> tuple[Any, Any]:
+        del size
+        made = jax.vmap(form, [0 if one else None for one in batched])(*leaves)
+        return made, jax.tree.map(lambda array: True, made)
+
+    return mapped
