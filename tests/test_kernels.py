@@ -92,6 +92,17 @@ def test_without_kernels_xlas_operations_are_used(tmp_path, monkeypatch, environ
 
 
 @needs_compiler
+def test_a_processor_with_other_instructions_has_kernels_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_compile", lambda *_: "")
+    files = set()
+    for features in ("avx2 fma", "avx2 avx512f fma"):
+        monkeypatch.setattr(library.process, "processor_features", lambda known=features: known)
+        files.add(library._compiled.__wrapped__("float32"))
+    assert len(files) == 2
+
+
+@needs_compiler
 def test_processes_that_begin_together_all_have_kernels(tmp_path):
     running = [
         subprocess.Popen(

@@ -64,9 +64,21 @@ def remove_unfinished(folder: Path) -> None:
 
 def processor_model() -> str:
     """Returns the processor's name, such as ``AMD EPYC``; else its architecture."""
+    return _processor("model name") or platform.processor() or platform.machine()
+
+
+def processor_features() -> str:
+    """Returns the names of the processor's sets of instructions, where the system tells them.
+
+    Virtual machines on different processors may call them the same.
+    """
+    return _processor("flags") or _processor("Features")
+
+
+def _processor(field: str) -> str:
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(field):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""

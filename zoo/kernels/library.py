@@ -92,7 +92,8 @@ def _compiled(dtype: str) -> Path | None:
         return None
     sources = sorted(_SOURCES.glob("*.cc"))
     content = b"".join(file.read_bytes() for file in [*sources, *sorted(_SOURCES.glob("*.h"))])
-    version = hashlib.sha256(repr((_OPTIONS, dtype, content)).encode()).hexdigest()[:16]
+    made_for = (_OPTIONS, dtype, process.processor_features(), content)
+    version = hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]
     file = process.compilation_cache_folder() / f"kernels-{version}.so"
     failure = "" if file.exists() else _compile(compiler, dtype, sources, file)
     if failure:

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 from tuned_forms import (
     assert_close,
     contractions,
@@ -170,6 +171,22 @@ def test_divided_batches_stay_divided(window, sizes):
     arrays = problem(window, batch=8, dtype=jnp.float32, **sizes)
     ours, theirs = ours_and_theirs(window)
     assert_close(gradients_of_divided_rows(ours, *arrays), gradients(theirs, *arrays), 1e-5)
+
+
+@TUNED
+def test_inside_a_shard_map(window, sizes):
+    x, kernel, dy = problem(window, batch=8, dtype=jnp.float32, **sizes)
+    ours, theirs = ours_and_theirs(window)
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+    rows, whole = PartitionSpec("data"), PartitionSpec()
+    # The kernel is the same on all devices, so its gradient is summed over them.
+    mapped = jax.shard_map(
+        functools.partial(gradients, ours),
+        mesh=mesh,
+        in_specs=(rows, whole, rows),
+        out_specs=(rows, rows, whole),
+    )
+    assert_close(jax.jit(mapped)(x, kernel, dy), gradients(theirs, x, kernel, dy), 1e-5)
 
 
 @pytest.mark.parametrize(

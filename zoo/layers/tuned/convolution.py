@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zoo.layers.tuned import convolution_3x3, winograd
+from zoo.layers.tuned.partitioning import vary_alike
 from zoo.layers.tuned.platform import by_platform, has_kernels
 
 Image = Float[Array, "batch height width channels"]
@@ -50,7 +51,7 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
             return convolution_3x3.convolve(x, kernel, window.padding)
         # Here the image's transform does, with few channels.
         if pixels >= 64 and few >= 64:
-            return _winograd(window, x, kernel)
+            return _winograd(window, *vary_alike(x, kernel))
     if kernel.shape[2] >= _LEAST_CHANNELS and window.groups == 1:
         return _direct(window, x, kernel)
     return _plain(window, x, kernel)
@@ -110,7 +111,7 @@ def _output(window: Window, x: Image, kernel: Kernel) -> Output:
 
 def _input_gradient(window: Window, shape: tuple[int, ...], dy: Output, kernel: Kernel) -> Image:
     def plain(dy: Output, kernel: Kernel) -> Image:
-        x = jax.ShapeDtypeStruct(shape, dy.dtype)
+        x = jax.typeof(dy).update(shape=shape)
         return jax.linear_transpose(lambda x: _plain(window, x, kernel), x)(dy)[0]
 
     tuned = functools.partial(winograd.input_gradient, padding=window.padding)

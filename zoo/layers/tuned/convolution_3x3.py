@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from zoo.kernels import library
-from zoo.layers.tuned.partitioning import by_rows
+from zoo.layers.tuned.partitioning import by_rows, vary_alike
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -57,6 +57,7 @@ def _bind(
     b: Array,
     padding: Pair,
 ) -> Array:
+    a, b = vary_alike(a, b)
     on_cpu = by_rows(lambda a, b: ours(a, b, padding), axes)
     elsewhere = functools.partial(xlas, padding=padding)
     form = jax.make_jaxpr(
@@ -86,12 +87,12 @@ def _xlas_convolution(x: Image, kernel: Kernel, padding: Pair) -> Output:
 
 
 def _xlas_input_gradient(dy: Output, kernel: Kernel, padding: Pair) -> Image:
-    x = jax.ShapeDtypeStruct(_input_shape(dy, kernel, padding), dy.dtype)
+    x = jax.typeof(dy).update(shape=_input_shape(dy, kernel, padding))
     return jax.linear_transpose(lambda x: _xlas_convolution(x, kernel, padding), x)(dy)[0]
 
 
 def _xlas_kernel_gradient(x: Image, dy: Output, padding: Pair) -> Kernel:
-    kernel = jax.ShapeDtypeStruct(_kernel_shape(x, dy, padding), x.dtype)
+    kernel = jax.typeof(x).update(shape=_kernel_shape(x, dy, padding))
     return jax.linear_transpose(lambda kernel: _xlas_convolution(x, kernel, padding), kernel)(dy)[0]
 
 

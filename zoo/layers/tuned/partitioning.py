@@ -1,4 +1,4 @@
-"""Kernels on several devices, where XLA knows not how to divide them."""
+"""Kernels on several devices, where neither XLA nor JAX knows how to divide them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 
 def by_rows(function: Callable[..., Any], rule: str, *, batch: str = "b") -> Callable[..., Any]:
@@ -45,6 +46,11 @@ def by_rows(function: Callable[..., Any], rule: str, *, batch: str = "b") -> Cal
             tuple(shardings(mesh, arguments, names)),
         )
 
+    def typed(*arrays: Any) -> Any:
+        # Inside a ``shard_map``, what a kernel computes differs along the axes that its arguments
+        # do, which JAX does not know.
+        return jax.tree.map(lambda array: _vary(array, _axes(*arrays)), divided(*arrays))
+
     names = dict.fromkeys(axis for axes in (*arguments, *results) for axis in axes)
     divided.def_partition(
         partition,
@@ -52,4 +58,22 @@ def by_rows(function: Callable[..., Any], rule: str, *, batch: str = "b") -> Cal
         reduction_factors=(batch,) if summed else (),
         need_replication_factors=tuple(name for name in names if name != batch),
     )
-    return divided
+    return typed
+
+
+def vary_alike(*arrays: Array) -> list[Array]:
+    """Returns arrays that, inside a ``shard_map``, all differ along the axes that any of them does.
+
+    XLA's operations do so by themselves: the gradient of what was the same on all devices is then a
+    sum over them.
+    """
+    return [_vary(array, _axes(*arrays)) for array in arrays]
+
+
+def _axes(*arrays: Array) -> frozenset[str]:
+    return frozenset().union(*(jax.typeof(array).manual_axis_type.varying for array in arrays))
+
+
+def _vary(array: Array, axes: frozenset[str]) -> Array:
+    missing = tuple(sorted(axes - jax.typeof(array).manual_axis_type.varying))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
