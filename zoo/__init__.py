@@ -19,7 +19,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -
     """Trains what a config describes and returns its report: see ``zoo.runner.run``."""
     from zoo.kernels import library
 
-    if config.get("process_settings", True) and config.get("platform") in ("auto", "cpu"):
+    if config.get("process_settings") and config.get("platform") in ("auto", "cpu"):
         # Beside what Python imports next.
         library.compile_ahead()
     # The composition root imports every room; `import zoo` does not pay for it.
