@@ -160,8 +160,10 @@ def plot(points: Sequence[Point], what: str, path: Path) -> None:
 
 
 def as_markdown(results: dict[str, Any]) -> str:
-    """Lays out a results file: a row for each size."""
+    """Lays out a results file: how each series grows, and a row for each size."""
     of, used, points = results["machine"], results["versions"], results["points"]
+    growth_header = ("step", "from", "to", "arithmetic", "our time", "PyTorch's time")
+    growths = []
     header = (
         "step",
         "size",
@@ -174,11 +176,17 @@ def as_markdown(results: dict[str, Any]) -> str:
     )
     rows = []
     for name, series in SERIES.items():
-        lines = (_line(points, name, side) for side in SIDES)
+        lines = [_line(points, name, side) for side in SIDES]
+        step = f"{series.title}, {series.axis}"
+        if all(lines):
+            ours, peer = lines
+            grown = [(ours, "gflop"), (ours, "time"), (peer, "time")]
+            factors = [f"{line[-1][what] / line[0][what]:.3g} times" for line, what in grown]
+            growths.append((step, str(ours[0]["value"]), str(ours[-1]["value"]), *factors))
         for ours, peer in zip(*lines, strict=True):
             rows.append(
                 (
-                    f"{series.title}, {series.axis}",
+                    step,
                     str(ours["value"]),
                     f"{ours['time']:.3g} ms",
                     f"{peer['time']:.3g} ms",
@@ -190,7 +198,9 @@ def as_markdown(results: dict[str, Any]) -> str:
             )
     return (
         f"{of['processor']}, {of['cores']} cores; jax {used['jax']}, PyTorch {used['torch']}; "
-        f"time of an example:\n\n{tables.markdown(header, rows)}"
+        "growth of an example, from the smallest size to the largest:\n\n"
+        f"{tables.markdown(growth_header, growths)}\n\n"
+        f"Each size:\n\n{tables.markdown(header, rows)}"
     )
 
 

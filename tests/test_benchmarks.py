@@ -284,6 +284,7 @@ def test_growth_replaces_a_series_and_draws_what_is_there(tmp_path):
     assert [point["series"] for point in found] == 12 * ["cnn-batch"] + 8 * ["gpt-depth"]
     table = growth.as_markdown(json.loads(path.read_text()))
     assert "| GPT, depth | 8 | 16 ms | 16 ms | 1.00 | 3 MiB | 3 MiB | eager |" in table
+    assert "| CNN, batch size | 8 | 256 | 32 times | 32 times | 32 times |" in table
     for what in growth.PICTURES:
         growth.plot(found, what, tmp_path / f"{what}.png")
         assert (tmp_path / f"{what}.png").stat().st_size > 10_000

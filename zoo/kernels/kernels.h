@@ -53,6 +53,8 @@ constexpr int kLanes = VectorOf<T>::kLanes;
 template <class T>
 constexpr int kColumns = 2 * kLanes<T>;
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // V is a vector or a single number: what is done with numbers is written once.
 template <class V, class T>
 inline V load(const T* from) {

@@ -35,7 +35,7 @@ constexpr int64_t kAhead = 16;
 
 template <class T>
 int64_t vectors(int64_t units) {
-  return (units + kLanes<T> - 1) / kLanes<T>;
+  return ceil_div(units, kLanes<T>);
 }
 
 // Of one row of scratch. Not a power of two: rows shall not share the cache's sets.
@@ -229,7 +229,7 @@ template <int kVectors, class T>
 void multiply(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* panel, T* to,
               int64_t to_stride, bool add) {
   constexpr int kMost = kSums / kVectors;
-  int64_t groups = (rows + kMost - 1) / kMost;
+  int64_t groups = ceil_div(rows, kMost);
   for (int64_t group = 0; group < groups; ++group) {
     int64_t first = rows * group / groups, end = rows * (group + 1) / groups;
     with_count<kMost>(end - first, [&](auto count) {
@@ -244,7 +244,7 @@ template <class Body>
 void for_blocks(ffi::ThreadPool& pool, int64_t batch, const Body& body) {
   int64_t threads = pool.num_threads(), blocks = std::max<int64_t>(1, batch / kLeastRows);
   if (blocks > threads) {
-    int64_t rounds = (batch + threads * kMostRows - 1) / (threads * kMostRows);
+    int64_t rounds = ceil_div(batch, threads * kMostRows);
     blocks = threads * rounds;
   }
   parallel(pool, blocks, [&](int64_t block) {
@@ -279,7 +279,7 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
   constexpr int kGates = Cell::kGates, kUnits = kWide / kGates, kVectors = kUnits * kGates;
   auto [time, batch, units] = call.sizes;
   int64_t width = kGates * units, whole = vectors<T>(units), stride = stride_of<T>(units);
-  int64_t panels = (whole + kUnits - 1) / kUnits, panel_size = units * kVectors * kLanes<T>;
+  int64_t panels = ceil_div(whole, kUnits), panel_size = units * kVectors * kLanes<T>;
 
   // [panel, row, vector of units, gate, unit]
   Memory<T> kernel = allocate<T>(panels * panel_size);
@@ -367,7 +367,7 @@ void run_backward(ffi::ThreadPool& pool, const Backward<T>& call) {
   constexpr int kGates = Cell::kGates;
   auto [time, batch, units] = call.sizes;
   int64_t width = kGates * units, whole = vectors<T>(units), stride = stride_of<T>(units);
-  int64_t panels = (whole + kWide - 1) / kWide, padded = whole * kLanes<T>;
+  int64_t panels = ceil_div(whole, kWide), padded = whole * kLanes<T>;
   int64_t depth = kGates * padded, deep_stride = stride_of<T>(depth);
   constexpr int64_t kColumns = kWide * kLanes<T>;
 

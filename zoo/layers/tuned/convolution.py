@@ -47,7 +47,8 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
         pixels, (channels, features) = math.prod(x.shape[:3]), kernel.shape[2:]
         # With few pixels, or many channels, the kernel's transform takes longer than it saves.
         few, many = min(channels, features), channels * features
-        if pixels >= 256 and few >= 16 and many <= 1 << 17 and has_kernels(x.dtype):
+        fits = pixels >= max(256, many >> 7) and few >= 16 and many <= 1 << 17
+        if fits and has_kernels(x.dtype):
             return convolution_3x3.convolve(x, kernel, window.padding)
         # Here the image's transform does, with few channels.
         if pixels >= 64 and few >= 64:

@@ -1,11 +1,13 @@
-"""Max-pooling whose gradient is fast on a CPU where windows do not overlap."""
+"""Max-pooling that is fast on a CPU where windows do not overlap."""
 
 import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from zoo.layers.tuned.platform import by_platform
 
 Image = Float[Array, "batch height width channels"]
 Pooled = Float[Array, "batch new_height new_width channels"]
@@ -16,50 +18,60 @@ Pair = tuple[int, int]
 def max_pool_tiles(x: Image, window: Pair) -> Pooled:
     """Takes the largest value of each tile; rows and columns beyond the last whole tile are left.
 
-    Among equal values the gradient goes to the first.
+    Among equal values the gradient goes to the first, and in a tile with nan to the first nan.
     """
-    return nn.max_pool(x, window, strides=window)
+    return by_platform(
+        lambda x: _largest(x, window)[0], functools.partial(_plain, window=window), x
+    )
 
 
 def _forward(x: Image, window: Pair) -> tuple[Pooled, Image]:
-    return nn.max_pool(x, window, strides=window), x
+    return max_pool_tiles(x, window), x
 
 
 def _backward(window: Pair, x: Image, dy: Pooled) -> tuple[Image]:
-    dx = jax.lax.platform_dependent(
-        x,
-        dy,
-        cpu=functools.partial(_gradient_by_taps, window),
-        default=functools.partial(_plain_gradient, window),
-    )
-    return (dx,)
+    on_cpu = functools.partial(_gradient_by_places, window)
+    return (by_platform(on_cpu, functools.partial(_plain_gradient, window), x, dy),)
 
 
 max_pool_tiles.defvjp(_forward, _backward)
 
 
+def _plain(x: Image, window: Pair) -> Pooled:
+    return nn.max_pool(x, window, strides=window)
+
+
 def _plain_gradient(window: Pair, x: Image, dy: Pooled) -> Image:
-    _, backward = jax.vjp(lambda x: nn.max_pool(x, window, strides=window), x)
+    _, backward = jax.vjp(functools.partial(_plain, window=window), x)
     return backward(dy)[0]
 
 
-def _gradient_by_taps(window: Pair, x: Image, dy: Pooled) -> Image:
-    """Compares each place of the tile with the tile's largest value: one pass over the image."""
+def _largest(x: Image, window: Pair) -> tuple[Pooled, Int[Array, "batch height width channels"]]:
+    """Returns the largest value of each tile and its place, counted row by row."""
+    height, width = (size // side for size, side in zip(x.shape[1:3], window, strict=True))
+
+    def at(number: int) -> Pooled:
+        i, j = divmod(number, window[1])
+        return x[:, i : height * window[0] : window[0], j : width * window[1] : window[1]]
+
+    largest = at(0)
+    place = jnp.zeros(largest.shape, jnp.int32)
+    for number in range(1, window[0] * window[1]):
+        value = at(number)
+        # Nan counts as the largest of all.
+        larger = ~(value <= largest) & ~jnp.isnan(largest)
+        largest = jnp.where(larger, value, largest)
+        place = jnp.where(larger, number, place)
+    return largest, place
+
+
+def _gradient_by_places(window: Pair, x: Image, dy: Pooled) -> Image:
+    """Compares each place of a tile with that of the largest value: one pass over the image."""
     batch, height, width, channels = dy.shape
-    whole = x[:, : height * window[0], : width * window[1]]
-    tiles = whole.reshape(batch, height, window[0], width, window[1], channels)
-    largest = tiles.max(axis=(2, 4), keepdims=True)
-    # Not "equal": a tile with nan has no value that equals its largest.
-    hits = ~(tiles < largest)
-    taken = jnp.zeros((batch, height, 1, width, 1, channels), bool)
-    rows = []
-    for i in range(window[0]):
-        row = []
-        for j in range(window[1]):
-            hit = hits[:, :, i : i + 1, :, j : j + 1]
-            row.append(jnp.where(hit & ~taken, dy[:, :, None, :, None], 0))
-            taken |= hit
-        rows.append(jnp.concatenate(row, axis=4))
-    gradient = jnp.concatenate(rows, axis=2).reshape(whole.shape)
-    rest = [(0, size - used) for size, used in zip(x.shape, whole.shape, strict=True)]
+    _, place = _largest(x, window)
+    own = jnp.arange(window[0])[:, None] * window[1] + jnp.arange(window[1])
+    hit = place[:, :, None, :, None] == own[:, None, :, None]
+    tiles = jnp.where(hit, dy[:, :, None, :, None], 0)
+    gradient = tiles.reshape(batch, height * window[0], width * window[1], channels)
+    rest = [(0, size - used) for size, used in zip(x.shape, gradient.shape, strict=True)]
     return jnp.pad(gradient, rest)
