@@ -257,6 +257,12 @@ struct Sizes {
   int64_t time, batch, units;
 };
 
+// The place of a step's number-th part of the kernel: every other step goes from the end to the
+// beginning, and finds in the cache what the one before it read last.
+int64_t there_and_back(int64_t step, int64_t number, int64_t count) {
+  return step % 2 == 0 ? number : count - 1 - number;
+}
+
 template <class T>
 struct Forward {
   Sizes sizes;
@@ -308,7 +314,8 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
     }
     for (int64_t t = 0; t < time; ++t) {
       std::swap(old, hidden);
-      for (int64_t panel = 0; panel < panels; ++panel) {
+      for (int64_t number = 0; number < panels; ++number) {
+        int64_t panel = there_and_back(t, number, panels);
         for (int64_t k = 0; k < units; k += kDepth)
           multiply<kVectors>(rows, std::min(kDepth, units - k), old + k, stride,
                              &kernel[panel * panel_size + k * kVectors * kLanes<T>], sums,
@@ -431,12 +438,13 @@ void run_backward(ffi::ThreadPool& pool, const Backward<T>& call) {
           }
         }
       }
-      for (int64_t k = 0; k < depth; k += kDepth) {
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          multiply<kWide>(rows, std::min(kDepth, depth - k), d_h + k, deep_stride,
-                          &kernel[(panel * depth + k) * kColumns], d_hidden + panel * kColumns,
-                          wide, true);
-        }
+      int64_t parts = ceil_div(depth, kDepth) * panels;
+      for (int64_t number = 0; number < parts; ++number) {
+        int64_t part = there_and_back(t, number, parts);
+        int64_t k = part / panels * kDepth, panel = part % panels;
+        multiply<kWide>(rows, std::min(kDepth, depth - k), d_h + k, deep_stride,
+                        &kernel[(panel * depth + k) * kColumns], d_hidden + panel * kColumns, wide,
+                        true);
       }
     }
     for (int64_t row = 0; row < rows; ++row) {
