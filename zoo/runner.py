@@ -22,7 +22,7 @@ from zoo.reports.records import read_records, write_atomically
 from zoo.reports.writers import RunWriter
 from zoo.training import loop
 from zoo.training.checkpoints import Checkpoints
-from zoo.training.partitioning import make_mesh
+from zoo.training.partitioning import make_mesh, run_once
 from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
 from zoo.workdir import Workdir, claim
@@ -123,7 +123,7 @@ def _train_and_report(
     console.print(f"{first_line(config, mesh)} | {settings}")
     console.print(f"work directory {workdir}")
     parts = building.build(config, dataset)
-    state = jax.jit(lambda: building.init_state(parts))()
+    state = run_once(lambda: building.init_state(parts))
     # A run that goes on has its weights in its checkpoint; the others may be gone by now.
     resumes = any((workdir / "checkpoints").glob("[0-9]*"))
     state, said = (state, []) if resumes else building.started(parts, state)

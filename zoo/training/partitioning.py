@@ -75,6 +75,13 @@ def jit(function: Callable, **options: Any) -> Callable:
     return jax.jit(function, compiler_options=compiler_options(), **options)
 
 
+def run_once(function: Callable, *arguments: Any) -> Any:
+    """Compiles a function, on a CPU in half of the usual time, and calls it."""
+    on_cpu = jax.default_backend() == "cpu"
+    options: dict[str, Any] = {"xla_backend_optimization_level": 1} if on_cpu else {}
+    return jax.jit(function, compiler_options=options)(*arguments)
+
+
 def compile_step(
     function: Callable, carry: Any, batch: Any, mesh: Mesh, *, donate: bool
 ) -> tuple[Callable, float]:
