@@ -68,7 +68,14 @@ class Forward(Work):
         batches = [
             {"image": generator.normal(size=self._shape).astype(np.float32)} for _ in range(BATCHES)
         ]
-        write(folder, batches, jax.jit(self._init)(), self._table())
+        variables = jax.jit(self._init)()
+        # As after training: with a variance of 1 in all 53 normalisations of a ResNet-50 the
+        # rounding of one number is repeated 53 times.
+        for stats in jax.tree.leaves(variables.get("batch_stats", {}), is_leaf=_has_variance):
+            size = stats["var"].shape
+            stats["var"] = generator.uniform(0.5, 1.5, size).astype(np.float32)
+            stats["mean"] = generator.normal(0, 0.1, size).astype(np.float32)
+        write(folder, batches, variables, self._table())
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo."""
@@ -128,6 +135,10 @@ def _forward(forward: Callable, variables: Any, folder: Path, dtype: str) -> Cal
     batches = [jax.device_put(batch["image"]) for batch in read_batches(folder, dtype)]
     variables = jax.device_put(variables)
     return lambda index: _fingerprint(np.asarray(forward(variables, batches[index % len(batches)])))
+
+
+def _has_variance(node: Any) -> bool:
+    return isinstance(node, dict) and "var" in node
 
 
 def _fingerprint(logits: np.ndarray) -> float:

@@ -20,6 +20,9 @@ constexpr int kPlaces = kTile * kTile;
 // Of a group, at most: so many that the product's inner loop has whole blocks of rows, and that
 // what is made of them stays in the second-level cache with up to a few hundred channels.
 constexpr int64_t kTiles = 48;
+// Channels that are summed up before what they give is added to the others: what is rounded in these
+// sums is much larger than the outputs.
+constexpr int64_t kSummed = 16;
 
 // Images [batch, height, width, channels], seen with zeros around them.
 template <class T>
@@ -92,18 +95,21 @@ struct InputTransform {
   }
 };
 
-// G: values of a kernel's polynomial, divided by what the interpolation divides by.
+// What the interpolation divides by at 0, kA and kB; exact as well. Their inverses would not be, and
+// would make all outputs too large or too small by the same share.
+constexpr double kBy0 = kA2 * kB2, kByA = 2 * kA2 * (kA2 - kB2), kByB = 2 * kB2 * (kB2 - kA2);
+
+// G: values of a kernel's polynomial, divided.
 template <class T>
 struct KernelTransform {
   static constexpr int kFrom = kTaps, kTo = kTile;
-  static constexpr T kAtA = 1 / (2 * kA2 * (kA2 - kB2)), kAtB = 1 / (2 * kB2 * (kB2 - kA2));
   template <class V>
   static void apply(const V g[kTaps], V to[kTile]) {
     V even = g[0] + T(kA2) * g[2], odd = T(kA) * g[1];
-    to[0] = g[0] * T(1 / (kA2 * kB2));
-    to[1] = kAtA * (even + odd), to[2] = kAtA * (even - odd);
+    to[0] = g[0] / T(kBy0);
+    to[1] = (even + odd) / T(kByA), to[2] = (even - odd) / T(kByA);
     even = g[0] + T(kB2) * g[2], odd = T(kB) * g[1];
-    to[3] = kAtB * (even + odd), to[4] = kAtB * (even - odd);
+    to[3] = (even + odd) / T(kByB), to[4] = (even - odd) / T(kByB);
     to[5] = g[2];
   }
 };
@@ -114,11 +120,11 @@ struct SumsTransform {
   static constexpr int kFrom = kTile, kTo = kTaps;
   template <class V>
   static void apply(const V m[kTile], V dg[kTaps]) {
-    using Kernel = KernelTransform<T>;
-    V at_a = Kernel::kAtA * (m[1] + m[2]), at_b = Kernel::kAtB * (m[3] + m[4]);
-    dg[0] = m[0] * T(1 / (kA2 * kB2)) + at_a + at_b;
-    dg[1] = T(Kernel::kAtA * kA) * (m[1] - m[2]) + T(Kernel::kAtB * kB) * (m[3] - m[4]);
-    dg[2] = m[5] + T(kA2) * at_a + T(kB2) * at_b;
+    V even_a = (m[1] + m[2]) / T(kByA), odd_a = (m[1] - m[2]) / T(kByA);
+    V even_b = (m[3] + m[4]) / T(kByB), odd_b = (m[3] - m[4]) / T(kByB);
+    dg[0] = m[0] / T(kBy0) + even_a + even_b;
+    dg[1] = T(kA) * odd_a + T(kB) * odd_b;
+    dg[2] = m[5] + T(kA2) * even_a + T(kB2) * even_b;
   }
 };
 
@@ -295,10 +301,19 @@ void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel,
       transform_pixels<InputTransform<T>>(images, tiles.corner(first_tile + tile),
                                           &inputs[tile * channels], input_place);
     for (int64_t first = 0; first < features; first += kColumns<T>) {
-      for (int i = 0; i < kPlaces; ++i)
-        product<false>(count, channels, Matrix<T>{&inputs[i * input_place], channels, 1},
-                       kernels.at(0, first) + i * kernels.place, kColumns<T>,
-                       &products[i * product_place], kColumns<T>);
+      for (int i = 0; i < kPlaces; ++i) {
+        T* sums = &products[i * product_place];
+        for (int64_t c = 0; c < channels; c += kSummed) {
+          Matrix<T> left{&inputs[i * input_place + c], channels, 1};
+          const T* right = kernels.at(c, first) + i * kernels.place;
+          int64_t some = std::min(kSummed, channels - c);
+          if (c == 0) {
+            product<false>(count, some, left, right, kColumns<T>, sums, kColumns<T>);
+          } else {
+            product<true>(count, some, left, right, kColumns<T>, sums, kColumns<T>);
+          }
+        }
+      }
       for (int64_t tile = 0; tile < count; ++tile) {
         auto corner = tiles.corner(first_tile + tile);
         T* to[kOutputs][kOutputs];
