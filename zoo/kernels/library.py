@@ -21,7 +21,10 @@ import filelock
 from zoo import process
 
 SWITCH = "ZOO_KERNELS"
-KERNELS = ("convolve", "kernel_gradient", "recur_forward", "recur_backward")
+KERNELS = (
+    "convolve_tiles", "kernel_gradient_tiles", "convolve_windows", "kernel_gradient_windows",
+    "recur_forward", "recur_backward",
+)  # fmt: skip
 # Their names in C++ and in XLA's interface.
 NUMBERS = {"float32": ("float", "F32"), "float64": ("double", "F64")}
 _SOURCES = Path(__file__).parent

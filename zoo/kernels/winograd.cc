@@ -407,7 +407,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
 }  // namespace
 }  // namespace zoo
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve, zoo::Convolve,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_tiles, zoo::Convolve,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<zoo::Numbers>()
@@ -416,7 +416,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve, zoo::Convolve,
                                   .Attr<int64_t>("top")
                                   .Attr<int64_t>("left")
                                   .Attr<bool>("turned"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient, zoo::KernelGradient,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_tiles, zoo::KernelGradient,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<zoo::Numbers>()

@@ -27,7 +27,10 @@ MANY = {"channels": 17}
 WIDE = {"channels": 64, "features": 66, "size": (9, 8)}
 # With at least 256 pixels and 16 channels and features this is Winograd's in a kernel of our own.
 LARGE = {"channels": 17, "features": 33, "size": (17, 16)}
-FORMS = [(POINT, {}), (STRIDED, MANY), (SAME, WIDE), (SAME, LARGE)]
+# With fewer than 16 channels, or with strides, this is windows times the kernel, ours as well.
+STEPS = Window(strides=(2, 1), padding=(2, 1), dilation=(1, 1), groups=1)
+FEW = {"channels": 3, "features": 33, "size": (17, 16), "kernel_size": (5, 3)}
+FORMS = [(POINT, {}), (STRIDED, MANY), (SAME, WIDE), (SAME, LARGE), (STEPS, FEW)]
 TUNED = pytest.mark.parametrize(("window", "sizes"), FORMS)
 
 
@@ -98,6 +101,16 @@ def ours_and_theirs(window):
         (Window((1, 1), (0, 0), (1, 1), 1), LARGE),
         (Window((1, 1), (3, 1), (1, 1), 1), LARGE),
         (Window((1, 1), (1, 1), (1, 2), 1), LARGE),
+        (STEPS, FEW),
+        (STEPS, FEW | {"channels": 20, "features": 64}),
+        (STEPS, FEW | {"channels": 1, "features": 16, "batch": 1}),
+        (STEPS, FEW | {"size": (1, 256), "batch": 1}),
+        (STEPS, FEW | {"kernel_size": (1, 1)}),
+        (Window((3, 2), (5, 4), (1, 1), 1), FEW),
+        (Window((1, 1), (0, 0), (1, 1), 1), FEW),
+        (Window((7, 7), (0, 0), (1, 1), 1), FEW | {"kernel_size": (7, 7), "features": 130}),
+        (Window((2, 2), (1, 1), (1, 2), 1), FEW),
+        (Window((2, 2), (1, 1), (1, 1), 3), FEW),
     ],
 )
 def test_gradients_are_xlas(window, sizes):
@@ -131,6 +144,8 @@ def test_forward_mode_is_xlas(window, sizes):
         (SAME, WIDE, jnp.bfloat16, 2e-2),
         (SAME, LARGE, jnp.float32, 2e-6),
         (SAME, LARGE, jnp.bfloat16, 2e-2),
+        (STEPS, FEW, jnp.float32, 1e-6),
+        (STEPS, FEW, jnp.bfloat16, 2e-2),
     ],
 )
 def test_lower_precisions_keep_their_type(window, sizes, dtype, tolerance):
@@ -203,7 +218,8 @@ def test_inside_a_shard_map(window, sizes):
         (WIDE | {"features": 63}, 3),
         (WIDE | {"dtype": jnp.bfloat16}, 3),
         (LARGE | {"size": (15, 17), "batch": 1}, 3),
-        (LARGE | {"channels": 15}, 3),
+        # The input's gradient is XLA's.
+        (LARGE | {"channels": 15}, 1),
         (LARGE | {"features": 15}, 3),
         (LARGE | {"dtype": jnp.bfloat16}, 3),
     ],
@@ -242,16 +258,18 @@ def test_without_kernels_of_our_own(monkeypatch, window, sizes):
     assert_close(gradients(ours, *arrays), gradients(theirs, *arrays), 2e-6)
 
 
-def test_a_kernel_is_called_for_each_part_of_the_gradient():
-    arrays = problem(SAME, dtype=jnp.float32, **LARGE)
-    ours, _ = ours_and_theirs(SAME)
-    expected = 3 if library.prefix("float32") else 0
+@pytest.mark.parametrize(("window", "sizes", "calls"), [(SAME, LARGE, 3), (STEPS, FEW, 2)])
+def test_a_kernel_is_called_for_each_part_of_the_gradient(window, sizes, calls):
+    arrays = problem(window, dtype=jnp.float32, **sizes)
+    ours, _ = ours_and_theirs(window)
+    expected = calls if library.prefix("float32") else 0
     assert lowered_gradients(ours, *arrays).count("stablehlo.custom_call") == expected
 
 
-def test_each_time_the_same_bits():
-    arrays = problem(SAME, dtype=jnp.float32, **LARGE | {"batch": 32})
-    ours, _ = ours_and_theirs(SAME)
+@pytest.mark.parametrize(("window", "sizes"), [(SAME, LARGE), (STEPS, FEW)])
+def test_each_time_the_same_bits(window, sizes):
+    arrays = problem(window, dtype=jnp.float32, **sizes | {"batch": 32})
+    ours, _ = ours_and_theirs(window)
     program = jax.jit(functools.partial(gradients, ours))
     first = program(*arrays)
     for _ in range(3):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned import convolution_3x3, winograd
+from zoo.layers.tuned import convolution_kernels, winograd
 from zoo.layers.tuned.partitioning import vary_alike
 from zoo.layers.tuned.platform import by_platform, has_kernels
 
@@ -43,19 +43,50 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     """Convolves images with a kernel; see ``zoo.layers.Conv``."""
     if kernel.shape[:2] == (1, 1) and window.padding == (0, 0) and window.groups == 1:
         return _pointwise(window, x, kernel)
-    if _has_fewer_multiplications(x, kernel, window):
-        pixels, (channels, features) = math.prod(x.shape[:3]), kernel.shape[2:]
-        # With few pixels, or many channels, the kernel's transform takes longer than it saves.
-        few, many = min(channels, features), channels * features
-        fits = pixels >= max(256, many >> 7) and few >= 16 and many <= 1 << 17
-        if fits and has_kernels(x.dtype):
-            return convolution_3x3.convolve(x, kernel, window.padding)
-        # Here the image's transform does, with few channels.
-        if pixels >= 64 and few >= 64:
-            return _winograd(window, *vary_alike(x, kernel))
+    sizes = _sizes_for_kernels(x, kernel, window)
+    if sizes is not None and has_kernels(x.dtype):
+        return convolution_kernels.convolve(x, kernel, sizes)
+    # With few channels the image's transform takes longer than it saves.
+    if (
+        _has_fewer_multiplications(x, kernel, window)
+        and math.prod(x.shape[:3]) >= 64
+        and min(kernel.shape[2:]) >= 64
+    ):
+        return _winograd(window, *vary_alike(x, kernel))
     if kernel.shape[2] >= _LEAST_CHANNELS and window.groups == 1:
         return _direct(window, x, kernel)
     return _plain(window, x, kernel)
+
+
+def _sizes_for_kernels(
+    x: Image, kernel: Kernel, window: Window
+) -> convolution_kernels.Sizes | None:
+    """Returns what a kernel of our own needs to know, or None: there is none, or XLA is faster."""
+    if window.groups != 1 or window.dilation != (1, 1):
+        return None
+    if not all(isinstance(size, int) for size in x.shape):
+        return None
+    height, width, channels, features = kernel.shape
+    pixels, many = math.prod(x.shape[:3]), channels * features
+    # With few pixels, or many channels, the kernel's transform takes longer than it saves.
+    tiled = (
+        _has_fewer_multiplications(x, kernel, window)
+        and pixels >= max(256, many >> 7)
+        and min(channels, features) >= 16
+        and many <= 1 << 17
+    )
+    # A larger kernel would leave the cache for each row of outputs.
+    windows = (
+        (channels < 16 or max(window.strides) > 1)
+        and features >= 16
+        and pixels >= 256
+        and height * width * many <= 1 << 17
+    )
+    if not (tiled or windows):
+        return None
+    return convolution_kernels.Sizes(
+        (x.shape[1], x.shape[2]), (height, width), window.strides, window.padding, tiled
+    )
 
 
 def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool:
