@@ -163,26 +163,20 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
   return ffi::Error::Success();
 }
 
+auto binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Numbers>()
+      .Arg<Numbers>()
+      .Ret<Numbers>()
+      .Attr<int64_t>("row_stride")
+      .Attr<int64_t>("column_stride")
+      .Attr<int64_t>("top")
+      .Attr<int64_t>("left");
+}
+
 }  // namespace
 }  // namespace zoo
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_windows, zoo::Convolve,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<zoo::Numbers>()
-                                  .Arg<zoo::Numbers>()
-                                  .Ret<zoo::Numbers>()
-                                  .Attr<int64_t>("row_stride")
-                                  .Attr<int64_t>("column_stride")
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_windows, zoo::KernelGradient,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<zoo::Numbers>()
-                                  .Arg<zoo::Numbers>()
-                                  .Ret<zoo::Numbers>()
-                                  .Attr<int64_t>("row_stride")
-                                  .Attr<int64_t>("column_stride")
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_windows, zoo::Convolve, zoo::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_windows, zoo::KernelGradient, zoo::binding());
