@@ -266,6 +266,16 @@ def test_a_kernel_is_called_for_each_part_of_the_gradient(window, sizes, calls):
     assert lowered_gradients(ours, *arrays).count("stablehlo.custom_call") == expected
 
 
+@TUNED
+def test_without_compilation(window, sizes):
+    with jax.enable_x64(True):
+        x, kernel, _ = problem(window, **sizes)
+        ours, theirs = ours_and_theirs(window)
+        with jax.disable_jit():
+            y = ours(x, kernel)
+        assert_close(y, theirs(x, kernel), 1e-13)
+
+
 @pytest.mark.parametrize(("window", "sizes"), [(SAME, LARGE), (STEPS, FEW)])
 def test_each_time_the_same_bits(window, sizes):
     arrays = problem(window, dtype=jnp.float32, **sizes | {"batch": 32})

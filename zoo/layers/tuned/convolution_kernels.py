@@ -148,7 +148,13 @@ def _primitive(name: str, function: Callable[..., Array], xlas: Callable[..., Ar
     """Makes known to JAX how to call a function that binds the primitive, and to map it."""
     primitive = Primitive(name)
     compiled = jax.jit(function, static_argnums=2)
-    primitive.def_impl(lambda a, b, *, form, sizes: compiled(a, b, sizes))
+
+    def called(a: Array, b: Array, *, form: Any, sizes: Sizes) -> Array:
+        # A kernel is only called by a program: compiled where all else is not, too.
+        with jax.disable_jit(False):
+            return compiled(a, b, sizes)
+
+    primitive.def_impl(called)
     primitive.def_abstract_eval(lambda a, b, *, form, sizes: form.out_avals[0])
     mlir.register_lowering(
         primitive,
