@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from zoo.training import compiler_options, jit
-from zoo.training.partitioning import compile_step, make_mesh
+from zoo.training.partitioning import compile_step, make_mesh, run_once
 
 
 def convolve(kernel, image):
@@ -34,3 +34,12 @@ def test_convolutions_on_a_cpu_are_the_faster_librarys():
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_other_platforms_are_told_nothing(platform):
     assert compiler_options(platform) == {}
+
+
+def test_compiled_quickly_the_first_numbers_are_the_same():
+    def drawn():
+        key = jax.random.key(0)
+        return jax.random.uniform(key, (1000,)), jax.random.normal(key, (1000,))
+
+    for quick, usual in zip(run_once(drawn), jax.jit(drawn)(), strict=True):
+        assert (quick == usual).all()

@@ -37,7 +37,7 @@ struct Windows {
   const T* images;
   int64_t rows, columns, channels;
   int64_t output_rows, output_columns;
-  int64_t pixel = window.height * channels, size = window.width * pixel;
+  int64_t pixel = window.height * channels;
   int64_t width = (output_columns - 1) * window.column_stride + window.width;
   Memory<T> data = allocate<T>(width * pixel);
 

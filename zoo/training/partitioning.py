@@ -75,11 +75,11 @@ def jit(function: Callable, **options: Any) -> Callable:
     return jax.jit(function, compiler_options=compiler_options(), **options)
 
 
-def run_once(function: Callable, *arguments: Any) -> Any:
+def run_once(function: Callable) -> Any:
     """Compiles a function, on a CPU in half of the usual time, and calls it."""
     on_cpu = jax.default_backend() == "cpu"
     options: dict[str, Any] = {"xla_backend_optimization_level": 1} if on_cpu else {}
-    return jax.jit(function, compiler_options=options)(*arguments)
+    return jax.jit(function, compiler_options=options)()
 
 
 def compile_step(

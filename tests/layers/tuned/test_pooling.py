@@ -32,6 +32,13 @@ def test_gradient_is_xlas(window, dtype):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_first_nan_is_the_largest():
+    x = jnp.array([[1.0, jnp.nan], [jnp.nan, 2.0]]).reshape(1, 2, 2, 1)
+    y, dx = gradient(lambda x: max_pool_tiles(x, (2, 2)), x, jnp.ones((1, 1, 1, 1)))
+    assert jnp.isnan(y).all()
+    np.testing.assert_array_equal(dx.ravel(), [0, 1, 0, 0])
+
+
 def test_mapped_and_divided():
     x, dy = images((8, 6, 6, 2)), jnp.ones((8, 3, 3, 2))
 
