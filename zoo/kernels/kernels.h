@@ -133,15 +133,26 @@ struct Matrix {
   int64_t rows, columns;
 };
 
-// Columns of ``a`` times rows of ``b``, kColumns wide; ``to`` becomes that, or grows by it.
-template <int kCount, bool kAdd, class T>
-inline void product_of_rows(int64_t depth, Matrix<T> a, const T* b, int64_t b_stride, T* to,
+// Rows of the right operand of a product, kColumns wide.
+template <class T>
+struct Rows {
+  const T* data;
+  int64_t stride;
+  void operator()(int64_t k, Vector<T>& left, Vector<T>& right) const {
+    left = load<Vector<T>>(data + k * stride);
+    right = load<Vector<T>>(data + k * stride + kLanes<T>);
+  }
+};
+
+// Columns of ``a`` times the rows that ``read`` gives; ``to`` becomes that, or grows by it.
+template <int kCount, bool kAdd, class T, class Read>
+inline void product_of_rows(int64_t depth, Matrix<T> a, const Read& read, T* to,
                             int64_t to_stride) {
   constexpr int kWide = kLanes<T>;
   Vector<T> sums[kCount][2] = {};
   for (int64_t k = 0; k < depth; ++k) {
-    auto left = load<Vector<T>>(b + k * b_stride);
-    auto right = load<Vector<T>>(b + k * b_stride + kWide);
+    Vector<T> left, right;
+    read(k, left, right);
     const T* column = a.data + k * a.columns;
 #pragma GCC unroll 16
     for (int i = 0; i < kCount; ++i) {
@@ -159,13 +170,13 @@ inline void product_of_rows(int64_t depth, Matrix<T> a, const T* b, int64_t b_st
 }
 
 // The same for any number of rows.
-template <bool kAdd, class T>
-void product(int64_t rows, int64_t depth, Matrix<T> a, const T* b, int64_t b_stride, T* to,
+template <bool kAdd, class T, class Read>
+void product(int64_t rows, int64_t depth, Matrix<T> a, const Read& read, T* to,
              int64_t to_stride) {
   auto some = [&](auto count) {
     constexpr int kCount = decltype(count)::value;
     for (; rows >= kCount; rows -= kCount) {
-      product_of_rows<kCount, kAdd>(depth, a, b, b_stride, to, to_stride);
+      product_of_rows<kCount, kAdd>(depth, a, read, to, to_stride);
       a.data += kCount * a.rows;
       to += kCount * to_stride;
     }

@@ -23,7 +23,7 @@ from zoo import process
 SWITCH = "ZOO_KERNELS"
 KERNELS = (
     "convolve_tiles", "kernel_gradient_tiles", "convolve_windows", "kernel_gradient_windows",
-    "recur_forward", "recur_backward",
+    "multiply_rows", "recur_forward", "recur_backward",
 )  # fmt: skip
 # Their names in C++ and in XLA's interface.
 NUMBERS = {"float32": ("float", "F32"), "float64": ("double", "F64")}

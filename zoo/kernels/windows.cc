@@ -97,8 +97,8 @@ void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel, Nu
         const T* right = &arranged[panel * depth * kWide];
         int64_t some = std::min(kWide, features - panel * kWide);
         bool whole = some == kWide;
-        product<false>(columns, depth, windows.by_windows(), right, kWide, whole ? to : edge.get(),
-                       whole ? features : kWide);
+        product<false>(columns, depth, windows.by_windows(), Rows<T>{right, kWide},
+                       whole ? to : edge.get(), whole ? features : kWide);
         for (int64_t i = 0; i < columns && !whole; ++i)
           std::copy_n(&edge[i * kWide], some, to + i * features);
       }
@@ -132,8 +132,8 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
         bool whole = some == kWide;
         for (int64_t i = 0; i < columns && !whole; ++i)
           std::copy_n(right + i * features, some, &edge[i * kWide]);
-        product<true>(depth, columns, windows.by_taps(), whole ? right : edge.get(),
-                      whole ? features : kWide, sum + panel * kWide, width);
+        Rows<T> gradients{whole ? right : edge.get(), whole ? features : kWide};
+        product<true>(depth, columns, windows.by_taps(), gradients, sum + panel * kWide, width);
       }
     }
   });

@@ -308,9 +308,9 @@ void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel,
           const T* right = kernels.at(c, first) + i * kernels.place;
           int64_t some = std::min(kSummed, channels - c);
           if (c == 0) {
-            product<false>(count, some, left, right, kColumns<T>, sums, kColumns<T>);
+            product<false>(count, some, left, Rows<T>{right, kColumns<T>}, sums, kColumns<T>);
           } else {
-            product<true>(count, some, left, right, kColumns<T>, sums, kColumns<T>);
+            product<true>(count, some, left, Rows<T>{right, kColumns<T>}, sums, kColumns<T>);
           }
         }
       }
@@ -370,8 +370,8 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
       for (int i = 0; i < kPlaces; ++i)
         for (int64_t first = 0; first < width; first += kColumns<T>)
           product<true>(channels, count, Matrix<T>{&inputs[i * input_place], 1, channels},
-                        &gradients[i * gradient_place + first], width, sum + i * place + first,
-                        width);
+                        Rows<T>{&gradients[i * gradient_place + first], width},
+                        sum + i * place + first, width);
     }
   });
 

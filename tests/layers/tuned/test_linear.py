@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tuned_forms import (
     assert_close,
@@ -13,6 +14,14 @@ from tuned_forms import (
 )
 
 from zoo.layers.tuned.linear import multiply
+from zoo.layers.tuned.platform import has_kernels
+
+compiled = pytest.mark.skipif(
+    not has_kernels(np.dtype("float32")), reason="there are no kernels here"
+)
+
+
+KERNEL = "multiply_rows"
 
 
 def problem(shape=(3, 5, 7), features=70, dtype=jnp.float64):
@@ -102,10 +111,40 @@ def test_elsewhere_it_is_three_products_and_keeps_what_they_need(platform):
 def test_no_product_for_what_is_not_differentiated(differentiated, products):
     arrays = problem(dtype=jnp.float32)
     lowered = lowered_gradients(multiply, *arrays, differentiated=differentiated)
-    assert contractions(lowered) == products
+    assert contractions(lowered) + lowered.count(KERNEL) == products
 
 
 @pytest.mark.parametrize(("features", "widened"), [(63, 0), (64, 1)])
 def test_on_a_cpu_the_outputs_gradient_is_widened(features, widened):
     arrays = problem(features=features, dtype=jnp.float32)
     assert lowered_gradients(multiply, *arrays).count("stablehlo.concatenate") == widened
+
+
+# Groups of 12 rows, whole or not; blocks of 256 inputs; panels of 32 features (16 of float64).
+@compiled
+@pytest.mark.parametrize("rows", [1, 3, 4, 11, 12, 13, 29, 64])
+@pytest.mark.parametrize("inputs", [1, 255, 256, 257, 600])
+@pytest.mark.parametrize("features", [64, 65, 95, 130])
+def test_the_kernels_product_of_few_rows(rows, inputs, features):
+    with jax.enable_x64(True):
+        x, kernel, _ = problem((rows, inputs), features)
+        assert KERNEL in jax.jit(multiply).lower(x, kernel).as_text()
+        exact = np.asarray(x) @ np.asarray(kernel)
+        assert_close(multiply(x, kernel), exact, 1e-14)
+        x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+        assert_close(multiply(x, kernel), exact.astype(np.float32), 2e-6)
+
+
+@compiled
+@pytest.mark.parametrize(("shape", "used"), [((64, 7), 1), ((4, 16, 7), 1), ((65, 7), 0)])
+def test_the_kernel_is_for_few_rows(shape, used):
+    x, kernel, _ = problem(shape, dtype=jnp.float32)
+    assert jax.jit(multiply).lower(x, kernel).as_text().count(KERNEL) == used
+
+
+@compiled
+def test_numbers_that_are_not_finite_stay_in_their_row():
+    x, kernel, _ = problem((14, 300), 70, jnp.float32)
+    y = multiply(x.at[13, 2].set(jnp.nan), kernel)
+    assert jnp.isnan(y[13]).all()
+    np.testing.assert_array_equal(y[:13], multiply(x, kernel)[:13])

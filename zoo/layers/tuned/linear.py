@@ -1,10 +1,14 @@
-"""A linear layer's product whose gradients do not compute anew what led to them."""
+"""A linear layer's product: of few rows by our own kernel, and with gradients of its own."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned.platform import by_platform
+from zoo.kernels import library
+from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
+from zoo.layers.tuned.platform import by_platform, has_kernels
 
 Input = Float[Array, "*batch inputs"]
 Kernel = Float[Array, "inputs features"]
@@ -12,8 +16,10 @@ Output = Float[Array, "*batch features"]
 
 # Columns that a concatenation adds to the output's gradient: one vector of 512 bits.
 _COLUMNS = 16
-# With fewer features the columns cost more than they save.
+# With fewer features the columns cost more than they save, and a kernel's call is not worth it.
 _LEAST_FEATURES = 64
+# With more rows XLA's product is as fast as the kernel.
+_FEW_ROWS = 64
 
 
 def multiply(x: Input, kernel: Kernel) -> Output:
@@ -25,7 +31,12 @@ def multiply(x: Input, kernel: Kernel) -> Output:
 
 @jax.custom_jvp
 def _multiply(x: Input, kernel: Kernel) -> Output:
-    return x @ kernel
+    if not _fits(x, kernel):
+        return x @ kernel
+    ours = plain_where_mapped(by_rows(_multiply_rows, "b i, i f -> b f"), jnp.matmul)
+    rows = x.reshape(-1, x.shape[-1])
+    y = jax.lax.platform_dependent(rows, kernel, cpu=ours, default=jnp.matmul)
+    return y.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 @_multiply.defjvp
@@ -36,6 +47,18 @@ def _multiply_jvp(
     y = _multiply(x, kernel)
     by_kernel = jax.linear_transpose(lambda dy: _own_kernel_gradient(x, dy), y)
     return y, dx @ kernel + by_kernel(dkernel)[0]
+
+
+def _fits(x: Input, kernel: Kernel) -> bool:
+    *batch, inputs = x.shape
+    static = all(isinstance(size, int) for size in (*batch, *kernel.shape))
+    return static and inputs > 0 and 0 < math.prod(batch) <= _FEW_ROWS and has_kernels(x.dtype)
+
+
+def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Array, "rows features"]:
+    """Calls ``products.cc``."""
+    y = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
+    return jax.ffi.ffi_call(f"{library.prefix(x.dtype.name)}multiply_rows", y)(x, kernel)
 
 
 def _own_kernel_gradient(x: Input, dy: Output) -> Kernel:

@@ -1,9 +1,10 @@
-"""Kernels on several devices, where neither XLA nor JAX knows how to divide them."""
+"""Kernels on several devices and under ``jax.vmap``, neither of which knows their axes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -59,6 +60,21 @@ def by_rows(function: Callable[..., Any], rule: str, *, batch: str = "b") -> Cal
         need_replication_factors=tuple(name for name in names if name != batch),
     )
     return typed
+
+
+def plain_where_mapped(
+    function: Callable[..., Any], plain: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Makes a function of arrays one that is ``plain``, which does the same, under ``jax.vmap``."""
+    mapped = custom_vmap(function)
+
+    @mapped.def_vmap
+    def rule(size: int, batched: list[bool], *arrays: Array) -> tuple[Any, Any]:
+        del size
+        made = jax.vmap(plain, [0 if one else None for one in batched])(*arrays)
+        return made, jax.tree.map(lambda array: True, made)
+
+    return mapped
 
 
 def vary_alike(*arrays: Array) -> list[Array]:

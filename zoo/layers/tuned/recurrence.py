@@ -11,12 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 from zoo.kernels import library
 from zoo.layers.tuned import linear
-from zoo.layers.tuned.partitioning import by_rows
+from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
 from zoo.layers.tuned.platform import has_kernels
 
 Scan = Callable[..., Any]
@@ -94,7 +93,7 @@ def _by_platform(kernel: str, cell: str, scan: Scan, weights: Any, rows: Any) ->
         return list(function(*leaves, cell=cell, masked=rows[-1] is not None))
 
     divided = by_rows(call, _axes(leaves, results, whole), batch="batch")
-    native = _mapped(divided, scan_of_leaves)
+    native = plain_where_mapped(divided, scan_of_leaves)
     made = jax.lax.platform_dependent(*leaves, cpu=native, default=scan_of_leaves)
     return jax.tree.unflatten(result_tree, made)
 
@@ -112,7 +111,7 @@ def _kernel_gradient(x: Array, dy: Array) -> Array:
     # On a CPU, XLA copies an array that has two axes to sum over. Reshaped, it is one axis, which
     # cannot be divided where the batch is: each device has to reshape its own rows.
     reshaped = by_rows(linear.kernel_gradient, "t b i, t b g -> i g")
-    on_cpu = _mapped(reshaped, _summed_product)
+    on_cpu = plain_where_mapped(reshaped, _summed_product)
     return jax.lax.platform_dependent(x, dy, cpu=on_cpu, default=_summed_product)
 
 
@@ -138,16 +137,3 @@ def _axes(arguments: Any, results: Any, whole: int) -> str:
 
     words = [named(number, array) for number, array in enumerate((*arguments, *results))]
     return f"{', '.join(words[: len(arguments)])} -> {', '.join(words[len(arguments) :])}"
-
-
-def _mapped(call: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but the other form of it where ``jax.vmap`` maps it."""
-    mapped = custom_vmap(call)
-
-    @mapped.def_vmap
-    def rule(size: int, batched: list[bool], *leaves: Array) -> tuple[Any, Any]:
-        del size
-        made = jax.vmap(form, [0 if one else None for one in batched])(*leaves)
-        return made, jax.tree.map(lambda array: True, made)
-
-    return mapped
