@@ -30,7 +30,18 @@ LARGE = {"channels": 17, "features": 33, "size": (17, 16)}
 # With fewer than 16 channels, or with strides, this is windows times the kernel, ours as well.
 STEPS = Window(strides=(2, 1), padding=(2, 1), dilation=(1, 1), groups=1)
 FEW = {"channels": 3, "features": 33, "size": (17, 16), "kernel_size": (5, 3)}
-FORMS = [(POINT, {}), (STRIDED, MANY), (SAME, WIDE), (SAME, LARGE), (STEPS, FEW)]
+# With at least 64 features and few pixels, a product by a kernel of our own, unless differentiated.
+POINTS = {"channels": 17, "features": 66}
+SMALL = {"channels": 17, "features": 66, "size": (5, 4)}
+FORMS = [
+    (POINT, {}),
+    (POINT, POINTS),
+    (STRIDED, MANY),
+    (STRIDED, SMALL),
+    (SAME, WIDE),
+    (SAME, LARGE),
+    (STEPS, FEW),
+]
 TUNED = pytest.mark.parametrize(("window", "sizes"), FORMS)
 
 
@@ -212,6 +223,8 @@ def test_inside_a_shard_map(window, sizes):
         (LARGE | {"batch": 1}, 0),
         (WIDE | {"size": (4, 17), "batch": 1}, 0),
         (WIDE | {"size": (5, 5)}, 0),
+        (WIDE | {"size": (5, 5), "features": 256}, 0),
+        (WIDE | {"size": (5, 5), "features": 320}, 3),
         (WIDE | {"size": (3, 30)}, 3),
         (WIDE | {"size": (7, 7), "batch": 1}, 3),
         (WIDE | {"channels": 63}, 3),
@@ -264,6 +277,34 @@ def test_a_kernel_is_called_for_each_part_of_the_gradient(window, sizes, calls):
     ours, _ = ours_and_theirs(window)
     expected = calls if library.prefix("float32") else 0
     assert lowered_gradients(ours, *arrays).count("stablehlo.custom_call") == expected
+
+
+@pytest.mark.parametrize(
+    ("window", "sizes"),
+    [
+        (POINT, POINTS),
+        (POINT, POINTS | {"batch": 1, "size": (1, 1)}),
+        (Window((2, 3), (0, 0), (1, 1), 1), POINTS | {"kernel_size": (1, 1)}),
+        (SAME, SMALL),
+        (STRIDED, SMALL),
+        (Window((2, 3), (0, 2), (2, 1), 1), SMALL | {"size": (9, 8), "kernel_size": (4, 5)}),
+        (Window((3, 2), (2, 0), (1, 1), 1), SMALL | {"size": (9, 8), "channels": 70}),
+    ],
+)
+def test_few_pixels_that_are_not_differentiated_are_a_product(window, sizes):
+    with jax.enable_x64(True):
+        x, kernel, _ = problem(window, **sizes)
+        ours, theirs = ours_and_theirs(window)
+        lowered = jax.jit(ours).lower(x, kernel).as_text()
+        assert lowered.count("multiply_rows") == (1 if library.prefix("float64") else 0)
+        assert_close(jax.jit(ours)(x, kernel), theirs(x, kernel), 1e-14)
+
+
+@pytest.mark.parametrize(("batch", "used"), [(4, 1), (5, 0)])
+def test_with_more_pixels_they_are_not(batch, used):
+    x, kernel, _ = problem(SAME, **SMALL | {"size": (4, 4), "batch": batch}, dtype=jnp.float32)
+    lowered = jax.jit(ours_and_theirs(SAME)[0]).lower(x, kernel).as_text()
+    assert lowered.count("multiply_rows") == (used if library.prefix("float32") else 0)
 
 
 @TUNED

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned import convolution_kernels, winograd
+from zoo.layers.tuned import convolution_kernels, linear, winograd
 from zoo.layers.tuned.partitioning import vary_alike
 from zoo.layers.tuned.platform import by_platform, has_kernels
 
@@ -20,6 +20,10 @@ Pair = tuple[int, int]
 _AXES = ("NHWC", "HWIO", "NHWC")
 # With fewer, XLA would take a concatenation of channels into its loops all the same.
 _LEAST_CHANNELS = 16
+# Of so many pixels a product by our own kernel is faster than XLA's convolution.
+_FEW_PIXELS = 256
+# The same for larger windows, whose pixels are gathered first.
+_FEW_WINDOWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +50,11 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     sizes = _sizes_for_kernels(x, kernel, window)
     if sizes is not None and has_kernels(x.dtype):
         return convolution_kernels.convolve(x, kernel, sizes)
-    # With few channels the image's transform takes longer than it saves.
+    # With few channels the image's transform takes longer than it saves; with few pixels the
+    # kernel's does.
     if (
         _has_fewer_multiplications(x, kernel, window)
-        and math.prod(x.shape[:3]) >= 64
+        and math.prod(x.shape[:3]) >= max(64, math.prod(kernel.shape[2:]) >> 8)
         and min(kernel.shape[2:]) >= 64
     ):
         return _winograd(window, *vary_alike(x, kernel))
@@ -117,9 +122,37 @@ def _plain(window: Window, x: Image, kernel: Kernel) -> Output:
     )
 
 
-# A product over all pixels. XLA's convolution computes the output faster, but its gradients take
-# up to five times as long as a product's.
-_pointwise = jax.custom_jvp(_plain, nondiff_argnums=(0,))
+def _forward(window: Window, x: Image, kernel: Kernel) -> Output:
+    """Convolves; of few pixels on a CPU as a product, for XLA's convolution is slower there."""
+    plain = functools.partial(_plain, window)
+    shape = jax.eval_shape(plain, x, kernel).shape[:-1]
+    most = _FEW_PIXELS if kernel.shape[:2] == (1, 1) else _FEW_WINDOWS
+    if window.groups != 1 or not linear.has_few_rows(math.prod(shape), kernel, most):
+        return plain(x, kernel)
+
+    def on_cpu(x: Image, kernel: Kernel) -> Output:
+        rows, matrix = _windows(window, x, kernel), kernel.reshape(-1, kernel.shape[-1])
+        return linear.multiply_few_rows(rows, matrix).reshape(*shape, -1)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
+
+
+def _windows(window: Window, x: Image, kernel: Kernel) -> Float[Array, "pixels taps_and_channels"]:
+    """Returns what each pixel of the output is a product of."""
+    x = jnp.pad(x, ((0, 0), *((p, p) for p in window.padding), (0, 0)))
+    rows, columns = (
+        [slice(i * d, size - (taps - 1 - i) * d, step) for i in range(taps)]
+        for size, taps, d, step in zip(
+            x.shape[1:3], kernel.shape[:2], window.dilation, window.strides, strict=True
+        )
+    )
+    pixels = [x[:, i, j] for i in rows for j in columns]
+    return jnp.concatenate(pixels, axis=-1).reshape(-1, len(pixels) * x.shape[-1])
+
+
+# A product over all pixels. Of many XLA's convolution computes the output faster, but its gradients
+# take up to five times as long as a product's.
+_pointwise = jax.custom_jvp(_forward, nondiff_argnums=(0,))
 
 
 @_pointwise.defjvp
@@ -130,8 +163,7 @@ def _pointwise_jvp(
     y = _pointwise(window, x, kernel)
 
     def product(x: Image, kernel: Kernel) -> Output:
-        pixels = x[:, :: window.strides[0], :: window.strides[1]]
-        return (pixels.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(y.shape)
+        return (_windows(window, x, kernel) @ kernel[0, 0]).reshape(y.shape)
 
     return y, product(dx, kernel) + product(x, dkernel)
 
@@ -166,7 +198,7 @@ def _winograd_jvp(
     return y, by_input(dx)[0] + _output(window, x, dkernel)
 
 
-_direct = jax.custom_jvp(_plain, nondiff_argnums=(0,))
+_direct = jax.custom_jvp(_forward, nondiff_argnums=(0,))
 
 
 @_direct.defjvp

@@ -31,12 +31,14 @@ def multiply(x: Input, kernel: Kernel) -> Output:
 
 @jax.custom_jvp
 def _multiply(x: Input, kernel: Kernel) -> Output:
-    if not _fits(x, kernel):
+    rows = x.shape[:-1]
+    if not has_few_rows(math.prod(rows), kernel, _FEW_ROWS):
         return x @ kernel
-    ours = plain_where_mapped(by_rows(_multiply_rows, "b i, i f -> b f"), jnp.matmul)
-    rows = x.reshape(-1, x.shape[-1])
-    y = jax.lax.platform_dependent(rows, kernel, cpu=ours, default=jnp.matmul)
-    return y.reshape(*x.shape[:-1], kernel.shape[1])
+
+    def on_cpu(x: Input, kernel: Kernel) -> Output:
+        return multiply_few_rows(x.reshape(-1, x.shape[-1]), kernel).reshape(*rows, -1)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=jnp.matmul)
 
 
 @_multiply.defjvp
@@ -49,14 +51,31 @@ def _multiply_jvp(
     return y, dx @ kernel + by_kernel(dkernel)[0]
 
 
-def _fits(x: Input, kernel: Kernel) -> bool:
-    *batch, inputs = x.shape
-    static = all(isinstance(size, int) for size in (*batch, *kernel.shape))
-    return static and inputs > 0 and 0 < math.prod(batch) <= _FEW_ROWS and has_kernels(x.dtype)
+def has_few_rows(rows: int, kernel: Array, most: int) -> bool:
+    """Returns whether ``multiply_few_rows`` can be called, and is worth it.
+
+    Args:
+        rows: how many are multiplied.
+        kernel: by what; features are the last axis.
+        most: of so many rows XLA's form is as fast.
+    """
+    return (
+        all(isinstance(size, int) for size in (rows, *kernel.shape))
+        and 0 < rows <= most
+        and kernel.size > 0
+        and kernel.shape[-1] >= _LEAST_FEATURES
+        and has_kernels(kernel.dtype)
+    )
+
+
+def multiply_few_rows(
+    x: Float[Array, "rows inputs"], kernel: Kernel
+) -> Float[Array, "rows features"]:
+    """Returns the product by our own kernel (``products.cc``), for a CPU alone."""
+    return plain_where_mapped(by_rows(_multiply_rows, "b i, i f -> b f"), jnp.matmul)(x, kernel)
 
 
 def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Array, "rows features"]:
-    """Calls ``products.cc``."""
     y = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
     return jax.ffi.ffi_call(f"{library.prefix(x.dtype.name)}multiply_rows", y)(x, kernel)
 
