@@ -17,11 +17,15 @@ __all__ = ["UserError", "create_model", "from_pretrained", "list_models", "load"
 
 def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -> dict[str, Any]:
     """Trains what a config describes and returns its report: see ``zoo.runner.run``."""
+    from zoo import process
     from zoo.kernels import library
 
-    if config.get("process_settings") and config.get("platform") in ("auto", "cpu"):
-        # Beside what Python imports next.
-        library.compile_ahead()
+    if config.get("process_settings"):
+        # Before the first thread is started: it would have a heap of its own for good.
+        process.tune_allocator()
+        if config.get("platform") in ("auto", "cpu"):
+            # Beside what Python imports next.
+            library.compile_ahead()
     # The composition root imports every room; `import zoo` does not pay for it.
     from zoo import runner
 
