@@ -56,18 +56,17 @@ struct Left {
     }
   }
 
-  // ``to`` becomes the product with kColumns of a block, or grows by it.
-  template <bool kAdd>
-  void times(int64_t block, const KeptRows<T>& columns, T* to, int64_t to_stride) const {
+  // ``to`` grows by the product with kColumns of a block.
+  void add_times(int64_t block, const KeptRows<T>& columns, T* to, int64_t to_stride) const {
     for (int64_t group = 0; group < groups; ++group) {
       int64_t some = std::min<int64_t>(kRows, rows - group * kRows);
       Matrix<T> left{place(block, group), 1, kRows};
       T* sums = to + group * kRows * to_stride;
       if (group == 0) {
-        product<kAdd>(some, deep(block), left, columns, sums, to_stride);
+        product<true>(some, deep(block), left, columns, sums, to_stride);
       } else {
         Rows<T> again{columns.kept, kColumns<T>};
-        product<kAdd>(some, deep(block), left, again, sums, to_stride);
+        product<true>(some, deep(block), left, again, sums, to_stride);
       }
     }
   }
@@ -92,6 +91,10 @@ void multiply(ffi::ThreadPool& pool, const Numbers& x, const Numbers& matrix, Nu
     // Of a last panel that is not whole: its columns of a block, with zeros, and its sums.
     Memory<T> edge = allocate<T>(kDepth * kWide), edge_sums = allocate<T>(rows * kWide);
     std::fill_n(edge.get(), kDepth * kWide, T(0));
+    std::fill_n(edge_sums.get(), rows * kWide, T(0));
+    int64_t first = begin * kWide, width = std::min(columns, end * kWide) - first;
+    for (int64_t row = 0; row < rows; ++row)
+      std::fill_n(y.typed_data() + row * columns + first, width, T(0));
 
     for (int64_t block = 0; block < left.blocks; ++block) {
       const T* from = matrix.typed_data() + block * kDepth * columns;
@@ -101,16 +104,11 @@ void multiply(ffi::ThreadPool& pool, const Numbers& x, const Numbers& matrix, Nu
         bool whole = some == kWide;
         for (int64_t k = 0; k < left.deep(block) && !whole; ++k)
           std::copy_n(from + k * columns + panel * kWide, some, &edge[k * kWide]);
-        KeptRows<T> right{
-            whole ? Rows<T>{from + panel * kWide, columns} : Rows<T>{edge.get(), kWide}, kept.get(),
-            left.deep(block), panel + 1 < end ? from + (panel + 1) * kWide : next_block + begin * kWide};
+        Rows<T> right = whole ? Rows<T>{from + panel * kWide, columns} : Rows<T>{edge.get(), kWide};
+        const T* next = panel + 1 < end ? from + (panel + 1) * kWide : next_block + first;
         T* to = whole ? y.typed_data() + panel * kWide : edge_sums.get();
-        int64_t stride = whole ? columns : kWide;
-        if (block == 0) {
-          left.template times<false>(block, right, to, stride);
-        } else {
-          left.template times<true>(block, right, to, stride);
-        }
+        left.add_times(block, KeptRows<T>{right, kept.get(), left.deep(block), next}, to,
+                       whole ? columns : kWide);
       }
     }
     int64_t last = (panels - 1) * kWide;

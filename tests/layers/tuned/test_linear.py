@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tuned_forms import (
     assert_close,
+    compiled,
     contractions,
     gradients,
     gradients_of_divided_rows,
@@ -14,12 +15,6 @@ from tuned_forms import (
 )
 
 from zoo.layers.tuned.linear import multiply
-from zoo.layers.tuned.platform import has_kernels
-
-compiled = pytest.mark.skipif(
-    not has_kernels(np.dtype("float32")), reason="there are no kernels here"
-)
-
 
 KERNEL = "multiply_rows"
 

@@ -14,9 +14,6 @@ from zoo.layers import recurrence
 from zoo.layers.tuned.platform import has_kernels
 
 every_cell = pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
-compiled = pytest.mark.skipif(
-    not has_kernels(np.dtype("float32")), reason="there are no kernels here"
-)
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 
 
@@ -117,7 +114,7 @@ def test_without_kernels_it_computes_the_same(cell, no_kernels):
         tuned_forms.assert_close(program(*arguments), theirs, 1e-13)
 
 
-@compiled
+@tuned_forms.compiled
 @every_cell
 def test_far_from_zero_the_gates_are_exact(cell):
     # Where exponentials overflow, and on the way there.
@@ -139,7 +136,7 @@ def test_far_from_zero_the_gates_are_exact(cell):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@compiled
+@tuned_forms.compiled
 @every_cell
 def test_what_is_not_a_number_stays_so(cell):
     arguments, _ = draw(cell, 2, 3, 17, "float32")
@@ -149,7 +146,7 @@ def test_what_is_not_a_number_stays_so(cell):
     assert np.isfinite(outputs[:, [0, 2]]).all()
 
 
-@compiled
+@tuned_forms.compiled
 @every_cell
 def test_the_kernels_are_called_where_they_can_be(cell):
     def calls(arguments, platform="cpu", counts=None):
@@ -165,7 +162,7 @@ def test_the_kernels_are_called_where_they_can_be(cell):
     assert calls(empty) == 0
 
 
-@compiled
+@tuned_forms.compiled
 @every_cell
 def test_an_export_of_any_batch_has_the_scan(cell):
     arguments, _ = draw(cell, 4, 3, 8, "float32")
