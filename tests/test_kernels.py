@@ -16,7 +16,7 @@ from zoo.kernels import library
 from zoo.layers.tuned.convolution import Window, convolve
 window = Window((1, 1), (1, 1), (1, 1), 1)
 y = convolve(jnp.ones((4, 8, 8, 16)), jnp.ones((3, 3, 16, 16)), window)
-print(library.prefix("float32"), float(y.sum()))
+print(library.target("convolve_tiles", "float32"), float(y.sum()))
 """
 # Nine taps of ones over 8x8 ones with zeros around them: (3 * 8 - 2)^2 for each of channels.
 SUM = 4 * 16 * 16 * 22**2
@@ -27,7 +27,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def convolve(tmp_path, **environment):
-    """Runs ``CONVOLVE`` with an own cache; returns the kernels' prefix, and what it logged."""
+    """Runs ``CONVOLVE`` with an own cache; returns the kernel's name, and what it logged."""
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
     done = subprocess.run(
         [sys.executable, "-c", CONVOLVE],
@@ -36,9 +36,9 @@ def convolve(tmp_path, **environment):
         text=True,
         check=True,
     )
-    prefix, total = done.stdout.split()
+    name, total = done.stdout.split()
     assert float(total) == SUM
-    return prefix, done.stderr
+    return name, done.stderr
 
 
 def folder_with_compiler(tmp_path, script):
@@ -52,27 +52,27 @@ def folder_with_compiler(tmp_path, script):
 
 @needs_compiler
 def test_compiled_once_and_kept(tmp_path):
-    prefix, _ = convolve(tmp_path)
-    assert prefix.startswith("zoo_kernels-")
+    name, _ = convolve(tmp_path)
+    assert name.startswith("zoo_kernels-winograd-")
     # Another compiler, which fails, is not asked.
     folder = folder_with_compiler(tmp_path, "exit 1")
     again, said = convolve(tmp_path, PATH=folder)
-    assert again == prefix
+    assert again == name
     assert "no kernels" not in said
     assert not list((tmp_path / "cache").rglob("*.new"))
 
 
 def test_a_compiler_that_fails_is_named_and_done_without(tmp_path):
     folder = folder_with_compiler(tmp_path, "echo 'out of order' >&2; exit 1")
-    prefix, said = convolve(tmp_path, PATH=folder)
-    assert prefix == "None"
-    assert "XLA's operations are used: out of order" in said
+    name, said = convolve(tmp_path, PATH=folder)
+    assert name == "None"
+    assert "from winograd.cc, XLA's operations are used: out of order" in said
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
     (tmp_path / "cache").write_text("a file", encoding="utf-8")
-    prefix, said = convolve(tmp_path)
-    assert prefix == "None"
+    name, said = convolve(tmp_path)
+    assert name == "None"
     assert "XLA's operations are used" in said
 
 
@@ -98,7 +98,7 @@ def test_a_processor_with_other_instructions_has_kernels_of_its_own(tmp_path, mo
     files = set()
     for features in ("avx2 fma", "avx2 avx512f fma"):
         monkeypatch.setattr(library.process, "processor_features", lambda known=features: known)
-        files.add(library._compiled.__wrapped__("float32"))
+        files.add(library._compiled.__wrapped__("winograd", "float32"))
     assert len(files) == 2
 
 
@@ -113,6 +113,6 @@ def test_processes_that_begin_together_all_have_kernels(tmp_path):
         )
         for _ in range(2)
     ]
-    prefixes = {one.communicate()[0].split()[0] for one in running}
-    assert len(prefixes) == 1
-    assert prefixes.pop().startswith("zoo_kernels-")
+    names = {one.communicate()[0].split()[0] for one in running}
+    assert len(names) == 1
+    assert names.pop().startswith("zoo_kernels-winograd-")

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -100,9 +101,9 @@ Memory<T> allocate(int64_t count) {
 // Calls body(item) for items from 0 to count, on all threads of the pool, and waits for the last.
 //
 // The caller works as well and only waits for items that a thread has begun: the pool's threads may
-// all be taken by callers that wait for each other.
-template <class Body>
-void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Body& body) {
+// all be taken by callers that wait for each other. No template: a body is compiled once.
+inline void parallel(xla::ffi::ThreadPool& pool, int64_t count,
+                     const std::function<void(int64_t)>& body) {
   struct Progress {
     std::atomic<int64_t> begun{0};
     int64_t done = 0;

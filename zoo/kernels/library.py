@@ -21,25 +21,34 @@ import filelock
 from zoo import process
 
 SWITCH = "ZOO_KERNELS"
-KERNELS = (
-    "convolve_tiles", "kernel_gradient_tiles", "convolve_windows", "kernel_gradient_windows",
-    "multiply_rows", "recur_forward", "recur_backward",
-)  # fmt: skip
-# Their names in C++ and in XLA's interface.
+# The kernels of each source.
+SOURCES = {
+    "winograd": ("convolve_tiles", "kernel_gradient_tiles"),
+    "windows": ("convolve_windows", "kernel_gradient_windows"),
+    "products": ("multiply_rows",),
+    "recurrence": ("recur_forward", "recur_backward"),
+}
+# Types of numbers: what they are called in C++ and in XLA's interface.
 NUMBERS = {"float32": ("float", "F32"), "float64": ("double", "F64")}
-_SOURCES = Path(__file__).parent
+_FOLDER = Path(__file__).parent
+# Not those of recurrent layers, which few models have.
+_COMPILED_AHEAD = ("winograd", "windows", "products")
 _COMPILERS = ("c++", "g++", "clang++")
 # For this processor alone. A product and a sum may become one instruction.
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
 _SECONDS = 120
-# Of two threads, one compiles and the other waits.
-_LOCK = threading.RLock()
+# Of two threads, one compiles a source and the other waits.
+_LOCKS = {source: threading.RLock() for source in SOURCES}
 
 
 def compile_ahead() -> None:
-    """Begins to compile the kernels of float32, if that was not done yet, and does not wait."""
+    """Begins to compile what most models need in float32, if that was not done yet.
+
+    Does not wait: a source that is asked for is waited for then.
+    """
     if not _is_off():
-        threading.Thread(target=_library, args=("float32",)).start()
+        for source in _COMPILED_AHEAD:
+            threading.Thread(target=_library, args=(source, "float32")).start()
 
 
 def describe() -> str:
@@ -52,59 +61,61 @@ def describe() -> str:
     return f"own kernels compiled by {Path(compiler).name}"
 
 
-def prefix(dtype: str) -> str | None:
-    """Returns what the kernels' names in XLA begin with, compiled and registered.
+def target(kernel: str, dtype: str) -> str | None:
+    """Returns the name by which XLA knows a kernel, compiled and registered.
 
     Args:
+        kernel: one of ``SOURCES``.
         dtype: of the numbers, ``float32`` or ``float64``.
 
     Returns:
-        The beginning of the names, or None: there are no kernels, and the log says why if their
-        compilation failed.
+        The name, or None: there is no such kernel, and the log says why if its compilation failed.
     """
     if _is_off():
         return None
-    with _LOCK:
-        return _registered(dtype)
+    source = next(source for source, kernels in SOURCES.items() if kernel in kernels)
+    with _LOCKS[source]:
+        prefix = _registered(source, dtype)
+    return prefix and prefix + kernel
 
 
 @functools.cache
-def _registered(dtype: str) -> str | None:
-    file = _library(dtype)
+def _registered(source: str, dtype: str) -> str | None:
+    file = _library(source, dtype)
     if file is None:
         return None
     import jax
 
     # A program that was compiled and kept names the kernels that it was made with.
-    names, handlers = f"zoo_{file.stem}_", ctypes.CDLL(str(file))
-    for name in KERNELS:
+    prefix, handlers = f"zoo_{file.stem}_", ctypes.CDLL(str(file))
+    for name in SOURCES[source]:
         handler = jax.ffi.pycapsule(getattr(handlers, name))
-        jax.ffi.register_ffi_target(names + name, handler, platform="cpu")
-    return names
+        jax.ffi.register_ffi_target(prefix + name, handler, platform="cpu")
+    return prefix
 
 
-def _library(dtype: str) -> Path | None:
-    with _LOCK:
-        return _compiled(dtype)
+def _library(source: str, dtype: str) -> Path | None:
+    with _LOCKS[source]:
+        return _compiled(source, dtype)
 
 
 @functools.cache
-def _compiled(dtype: str) -> Path | None:
+def _compiled(source: str, dtype: str) -> Path | None:
     compiler = _compiler()
     if compiler is None:
         return None
-    sources = sorted(_SOURCES.glob("*.cc"))
-    content = b"".join(file.read_bytes() for file in [*sources, *sorted(_SOURCES.glob("*.h"))])
+    file = _FOLDER / f"{source}.cc"
+    content = file.read_bytes() + (_FOLDER / "kernels.h").read_bytes()
     made_for = (_OPTIONS, dtype, process.processor_features(), content)
     version = hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]
-    file = process.compilation_cache_folder() / f"kernels-{version}.so"
-    failure = "" if file.exists() else _compile(compiler, dtype, sources, file)
+    library = process.compilation_cache_folder() / f"kernels-{source}-{version}.so"
+    failure = "" if library.exists() else _compile(compiler, dtype, file, library)
     if failure:
         logging.getLogger(__name__).warning(
-            "no kernels of our own, XLA's operations are used: %s", failure
+            "no kernels of our own from %s, XLA's operations are used: %s", file.name, failure
         )
         return None
-    return file
+    return library
 
 
 def _is_off() -> bool:
@@ -115,8 +126,8 @@ def _compiler() -> str | None:
     return next(filter(None, map(shutil.which, _COMPILERS)), None)
 
 
-def _compile(compiler: str, dtype: str, sources: list[Path], file: Path) -> str:
-    """Compiles the sources, side by side, into a library; returns what went wrong, or nothing."""
+def _compile(compiler: str, dtype: str, source: Path, library: Path) -> str:
+    """Compiles a source into a library; returns what went wrong, or nothing."""
     number, xlas = NUMBERS[dtype]
     jaxlib = importlib.util.find_spec("jaxlib")
     folders = jaxlib.submodule_search_locations if jaxlib else None
@@ -125,33 +136,23 @@ def _compile(compiler: str, dtype: str, sources: list[Path], file: Path) -> str:
     headers = Path(folders[0]) / "include"
     options = (*_OPTIONS, f"-I{headers}", f"-DZOO_NUMBER={number}", f"-DZOO_TYPE={xlas}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        library.parent.mkdir(parents=True, exist_ok=True)
         with (
-            filelock.FileLock(file.with_suffix(".lock")),
+            filelock.FileLock(library.with_suffix(".lock")),
             tempfile.TemporaryDirectory() as folder,
         ):
-            if file.exists():  # another process was faster
+            if library.exists():  # another process was faster
                 return ""
-            objects = [Path(folder) / f"{source.stem}.o" for source in sources]
-            commands = [
-                [compiler, *options, "-c", str(source), "-o", str(made)]
-                for source, made in zip(sources, objects, strict=True)
-            ]
-            made = Path(folder) / file.name
-            failure = _run(commands) or _run(
-                [[compiler, *options, *map(str, objects), "-o", str(made)]]
+            made = Path(folder) / library.name
+            command = [compiler, *options, str(source), "-o", str(made)]
+            done = subprocess.run(
+                command, stderr=subprocess.PIPE, text=True, timeout=_SECONDS, check=False
             )
-            if not failure:
-                # Other processes see all of it or nothing.
-                copy = shutil.copyfile(made, file.with_suffix(".new"))
-                copy.replace(file)
-            return failure
+            if done.returncode:
+                return done.stderr
+            # Other processes see all of it or nothing.
+            copy = shutil.copyfile(made, library.with_suffix(".new"))
+            copy.replace(library)
+            return ""
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-
-
-def _run(commands: list[list[str]]) -> str:
-    """Runs commands side by side; returns the errors of those that failed."""
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    errors = [one.communicate(timeout=_SECONDS)[1] for one in running]
-    return "\n".join(e for one, e in zip(running, errors, strict=True) if one.returncode)

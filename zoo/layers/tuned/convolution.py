@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from zoo.layers.tuned import convolution_kernels, linear, winograd
 from zoo.layers.tuned.partitioning import vary_alike
-from zoo.layers.tuned.platform import by_platform, has_kernels
+from zoo.layers.tuned.platform import by_platform, has_kernel
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -48,8 +48,10 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     if kernel.shape[:2] == (1, 1) and window.padding == (0, 0) and window.groups == 1:
         return _pointwise(window, x, kernel)
     sizes = _sizes_for_kernels(x, kernel, window)
-    if sizes is not None and has_kernels(x.dtype):
-        return convolution_kernels.convolve(x, kernel, sizes)
+    if sizes is not None:
+        ours = "convolve_tiles" if sizes.tiled else "convolve_windows"
+        if has_kernel(ours, x.dtype):
+            return convolution_kernels.convolve(x, kernel, sizes)
     # With few channels the image's transform takes longer than it saves; with few pixels the
     # kernel's does.
     if (

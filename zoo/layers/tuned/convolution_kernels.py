@@ -17,8 +17,8 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from zoo.kernels import library
 from zoo.layers.tuned.partitioning import by_rows, vary_alike
+from zoo.layers.tuned.platform import kernel_call
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -139,9 +139,9 @@ def _steps(sizes: Sizes) -> dict[str, np.int64]:
 def _call(
     name: str, a: Array, b: Array, shape: tuple[int, ...], padding: Pair, **options: bool | np.int64
 ) -> Array:
-    prefix = library.prefix(a.dtype.name)
-    function = jax.ffi.ffi_call(f"{prefix}{name}", jax.ShapeDtypeStruct(shape, a.dtype))
-    return function(a, b, top=np.int64(padding[0]), left=np.int64(padding[1]), **options)
+    function = kernel_call(name, a.dtype, jax.ShapeDtypeStruct(shape, a.dtype))
+    y: Array = function(a, b, top=np.int64(padding[0]), left=np.int64(padding[1]), **options)
+    return y
 
 
 def _primitive(name: str, function: Callable[..., Array], xlas: Callable[..., Array]) -> Primitive:

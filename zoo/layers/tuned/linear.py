@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.kernels import library
 from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
-from zoo.layers.tuned.platform import by_platform, has_kernels
+from zoo.layers.tuned.platform import by_platform, has_kernel, kernel_call
 
 Input = Float[Array, "*batch inputs"]
 Kernel = Float[Array, "inputs features"]
@@ -64,7 +63,7 @@ def has_few_rows(rows: int, kernel: Array, most: int) -> bool:
         and 0 < rows <= most
         and kernel.size > 0
         and kernel.shape[-1] >= _LEAST_FEATURES
-        and has_kernels(kernel.dtype)
+        and has_kernel("multiply_rows", kernel.dtype)
     )
 
 
@@ -76,8 +75,9 @@ def multiply_few_rows(
 
 
 def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Array, "rows features"]:
-    y = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
-    return jax.ffi.ffi_call(f"{library.prefix(x.dtype.name)}multiply_rows", y)(x, kernel)
+    result = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
+    y: Output = kernel_call("multiply_rows", x.dtype, result)(x, kernel)
+    return y
 
 
 def _own_kernel_gradient(x: Input, dy: Output) -> Kernel:

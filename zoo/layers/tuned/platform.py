@@ -1,6 +1,7 @@
 """The choice of a form by the platform that a program is compiled for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,13 +22,34 @@ def by_platform(
     )
 
 
-def has_kernels(dtype: np.dtype) -> bool:
-    """Returns whether programs that are compiled for this machine's CPU may call our own kernels.
+def has_kernel(kernel: str, dtype: np.dtype) -> bool:
+    """Returns whether programs that are compiled for this machine's CPU may call a kernel of ours.
 
-    Not beside a GPU or TPU: what little is left to the CPU there is not worth their compilation.
+    Not beside a GPU or TPU: what little is left to the CPU there is not worth its compilation.
     """
     return (
         dtype.name in library.NUMBERS
         and jax.default_backend() == "cpu"
-        and library.prefix(dtype.name) is not None
+        and library.target(kernel, dtype.name) is not None
     )
+
+
+def kernel_call(
+    kernel: str, dtype: np.dtype, results: Any, aliases: dict[int, int] | None = None
+) -> Callable[..., Any]:
+    """Returns the function of arrays and options that calls a kernel of ours.
+
+    Args:
+        kernel: its name.
+        dtype: of the numbers.
+        results: their shapes and types; one, or a list.
+        aliases: which argument's memory becomes which result's.
+
+    Raises:
+        RuntimeError: ``has_kernel`` is false.
+    """
+    target = library.target(kernel, dtype.name)
+    if target is None:
+        raise RuntimeError(f"there is no kernel {kernel} of {dtype.name}")
+    call: Callable[..., Any] = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)
+    return call

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.kernels import library
 from zoo.layers.tuned import linear
 from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
-from zoo.layers.tuned.platform import has_kernels
+from zoo.layers.tuned.platform import has_kernel, kernel_call
 
 Scan = Callable[..., Any]
 
@@ -55,17 +54,17 @@ def kernel_gradient(
 
 
 def _choose(kernel: str, cell: str, scan: Scan, weights: Any, rows: Any) -> Any:
-    if not (cell and _fits(weights, rows)):
+    if not (cell and _fits(kernel, weights, rows)):
         return scan(weights, *rows)
     return _by_platform(kernel, cell, scan, weights, rows)
 
 
-def _fits(weights: Any, rows: Any) -> bool:
+def _fits(kernel: str, weights: Any, rows: Any) -> bool:
     arrays = jax.tree.leaves((weights, rows))
     sizes = [size for array in arrays for size in array.shape]
     (dtype, *others) = {array.dtype for array in arrays}
     static = all(isinstance(size, int) for size in sizes)
-    return static and not others and math.prod(sizes) > 0 and has_kernels(dtype)
+    return static and not others and math.prod(sizes) > 0 and has_kernel(kernel, dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -80,16 +79,13 @@ def _by_platform(kernel: str, cell: str, scan: Scan, weights: Any, rows: Any) ->
     results, result_tree = jax.tree.flatten(jax.eval_shape(scan, weights, *rows))
     # What becomes of the gates is written over them.
     same = [place for place, one in enumerate(results) if one.shape == leaves[whole].shape]
-    prefix = library.prefix(leaves[0].dtype.name)
 
     def call(*leaves: Array) -> list[Array]:
         # Of a device that has some of the rows.
         batch = leaves[whole].shape[-2]
-        function = jax.ffi.ffi_call(
-            f"{prefix}{kernel}",
-            [one.update(shape=(*one.shape[:-2], batch, one.shape[-1])) for one in results],
-            input_output_aliases={whole: same[0]} if same else {},
-        )
+        some = [one.update(shape=(*one.shape[:-2], batch, one.shape[-1])) for one in results]
+        aliases = {whole: same[0]} if same else {}
+        function = kernel_call(kernel, leaves[0].dtype, some, aliases)
         return list(function(*leaves, cell=cell, masked=rows[-1] is not None))
 
     divided = by_rows(call, _axes(leaves, results, whole), batch="batch")
