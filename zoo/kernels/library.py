@@ -23,7 +23,7 @@ from zoo import process
 SWITCH = "ZOO_KERNELS"
 # The kernels of each source.
 SOURCES = {
-    "winograd": ("convolve_tiles", "kernel_gradient_tiles"),
+    "winograd": ("convolve_tiles", "input_gradient_tiles", "kernel_gradient_tiles"),
     "windows": ("convolve_windows", "kernel_gradient_windows"),
     "products": ("multiply_rows",),
     "recurrence": ("recur_forward", "recur_backward"),

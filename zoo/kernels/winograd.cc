@@ -393,8 +393,14 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
 }
 
 ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
-                    int64_t top, int64_t left, bool turned) {
-  convolve<Number>(pool, x, kernel, *y, top, left, turned);
+                    int64_t top, int64_t left) {
+  convolve<Number>(pool, x, kernel, *y, top, left, false);
+  return ffi::Error::Success();
+}
+
+ffi::Error InputGradient(ffi::ThreadPool pool, Numbers dy, Numbers kernel, ffi::Result<Numbers> dx,
+                         int64_t top, int64_t left) {
+  convolve<Number>(pool, dy, kernel, *dx, kTaps - 1 - top, kTaps - 1 - left, true);
   return ffi::Error::Success();
 }
 
@@ -404,23 +410,19 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
   return ffi::Error::Success();
 }
 
+auto binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Numbers>()
+      .Arg<Numbers>()
+      .Ret<Numbers>()
+      .Attr<int64_t>("top")
+      .Attr<int64_t>("left");
+}
+
 }  // namespace
 }  // namespace zoo
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_tiles, zoo::Convolve,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<zoo::Numbers>()
-                                  .Arg<zoo::Numbers>()
-                                  .Ret<zoo::Numbers>()
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left")
-                                  .Attr<bool>("turned"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_tiles, zoo::KernelGradient,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<zoo::Numbers>()
-                                  .Arg<zoo::Numbers>()
-                                  .Ret<zoo::Numbers>()
-                                  .Attr<int64_t>("top")
-                                  .Attr<int64_t>("left"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_tiles, zoo::Convolve, zoo::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(input_gradient_tiles, zoo::InputGradient, zoo::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_tiles, zoo::KernelGradient, zoo::binding());

@@ -112,14 +112,13 @@ def _xlas_kernel_gradient(x: Image, dy: Output, sizes: Sizes) -> Kernel:
 def _our_convolution(x: Image, kernel: Kernel, sizes: Sizes) -> Output:
     shape = (x.shape[0], *sizes.output, kernel.shape[3])
     if sizes.tiled:
-        return _call("convolve_tiles", x, kernel, shape, sizes.padding, turned=False)
+        return _call("convolve_tiles", x, kernel, shape, sizes.padding)
     return _call("convolve_windows", x, kernel, shape, sizes.padding, **_steps(sizes))
 
 
 def _our_input_gradient(dy: Output, kernel: Kernel, sizes: Sizes) -> Image:
     shape = (dy.shape[0], *sizes.image, kernel.shape[2])
-    padding = (2 - sizes.padding[0], 2 - sizes.padding[1])
-    return _call("convolve_tiles", dy, kernel, shape, padding, turned=True)
+    return _call("input_gradient_tiles", dy, kernel, shape, sizes.padding)
 
 
 def _our_kernel_gradient(x: Image, dy: Output, sizes: Sizes) -> Kernel:
@@ -137,7 +136,7 @@ def _steps(sizes: Sizes) -> dict[str, np.int64]:
 
 
 def _call(
-    name: str, a: Array, b: Array, shape: tuple[int, ...], padding: Pair, **options: bool | np.int64
+    name: str, a: Array, b: Array, shape: tuple[int, ...], padding: Pair, **options: np.int64
 ) -> Array:
     function = kernel_call(name, a.dtype, jax.ShapeDtypeStruct(shape, a.dtype))
     y: Array = function(a, b, top=np.int64(padding[0]), left=np.int64(padding[1]), **options)
