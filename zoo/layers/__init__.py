@@ -4,7 +4,7 @@ from zoo.layers.activations import activation
 from zoo.layers.attention import MultiHeadAttention, dot_product_attention
 from zoo.layers.convolution import Conv
 from zoo.layers.embedding import Embed
-from zoo.layers.linear import Linear
+from zoo.layers.linear import Linear, apply_each
 from zoo.layers.normalization import BatchNorm, GroupNorm, LayerNorm
 from zoo.layers.pooling import adaptive_mean_pool, max_pool, mean_pool
 from zoo.layers.positions import sinusoidal
@@ -23,6 +23,7 @@ __all__ = [
     "SqueezeExcitation",
     "activation",
     "adaptive_mean_pool",
+    "apply_each",
     "dot_product_attention",
     "max_pool",
     "mean_pool",

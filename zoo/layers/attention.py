@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from zoo.errors import UserError
-from zoo.layers.linear import Linear
+from zoo.layers.linear import Linear, apply_each
 
 Heads = Float[Array, "batch length heads head_features"]
 Mask = Bool[Array, "#batch #heads #query #key"]
@@ -235,19 +235,21 @@ class MultiHeadAttention(nn.Module):
         head_features = self.head_features or features // self.num_heads
         width = self.num_heads * head_features
 
-        def heads(name: str, source: Float[Array, "batch length source_features"]) -> Heads:
-            linear = Linear(
-                width, use_bias=self.use_bias, initialization=self.initialization, name=name
-            )
-            return linear(source).reshape(*source.shape[:-1], self.num_heads, head_features)
+        def heads(source: Float[Array, "batch length features"], *names: str) -> list[Heads]:
+            linears = [
+                Linear(width, use_bias=self.use_bias, initialization=self.initialization, name=name)
+                for name in names
+            ]
+            shape = (*source.shape[:-1], self.num_heads, head_features)
+            return [y.reshape(shape) for y in apply_each(linears, source)]
 
-        query = heads("query", x)
         if isinstance(context, KeyValueCache):
-            key, value, cache = context.key, context.value, context
+            (query,), key, value, cache = heads(x, "query"), context.key, context.value, context
         else:
-            key, value = (
-                heads(name, x if context is None else context) for name in ("key", "value")
-            )
+            if context is None:
+                query, key, value = heads(x, "query", "key", "value")
+            else:
+                (query,), (key, value) = heads(x, "query"), heads(context, "key", "value")
             if context is not None:
                 cache = KeyValueCache(key, value, jnp.asarray(key.shape[1], jnp.int32))
             elif cache is not None:

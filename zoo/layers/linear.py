@@ -1,10 +1,12 @@
 """The linear layer."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from zoo.layers.initializers import kernel_and_bias
-from zoo.layers.tuned.linear import multiply
+from zoo.layers.tuned.linear import multiply, multiply_by_each
 
 
 class Linear(nn.Module):
@@ -24,11 +26,31 @@ class Linear(nn.Module):
     initialization: str | float = "pytorch"
 
     @nn.compact
+    def weights(
+        self, inputs: int
+    ) -> tuple[Float[Array, "inputs features"], Float[Array, " features"] | None]:
+        """Returns the kernel, and the bias if there is one, for so many inputs."""
+        kernel_init, bias_init = kernel_and_bias(self.initialization, inputs)
+        kernel = self.param("kernel", kernel_init, (inputs, self.features))
+        bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
+        return kernel, bias
+
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
         """Applies the layer to the last axis."""
-        inputs = x.shape[-1]
-        kernel_init, bias_init = kernel_and_bias(self.initialization, inputs)
-        y = multiply(x, self.param("kernel", kernel_init, (inputs, self.features)))
-        if self.use_bias:
-            y = y + self.param("bias", bias_init, (self.features,))
-        return y
+        kernel, bias = self.weights(x.shape[-1])
+        y = multiply(x, kernel)
+        return y if bias is None else y + bias
+
+
+def apply_each(
+    layers: Sequence[Linear], x: Float[Array, "*batch inputs"]
+) -> list[Float[Array, "*batch features"]]:
+    """Returns what several layers make of the same input, each as if called by itself.
+
+    Args:
+        layers: of the module that calls this, or bound.
+        x: their input; the last axis is multiplied.
+    """
+    kernels, biases = zip(*(layer.weights(x.shape[-1]) for layer in layers), strict=True)
+    products = multiply_by_each(x, kernels)
+    return [y if bias is None else y + bias for y, bias in zip(products, biases, strict=True)]

@@ -14,7 +14,7 @@ from tuned_forms import (
     lowered_gradients,
 )
 
-from zoo.layers.tuned.linear import multiply
+from zoo.layers.tuned.linear import multiply, multiply_by_each
 
 KERNEL = "multiply_rows"
 
@@ -143,3 +143,63 @@ def test_numbers_that_are_not_finite_stay_in_their_row():
     y = multiply(x.at[13, 2].set(jnp.nan), kernel)
     assert jnp.isnan(y[13]).all()
     np.testing.assert_array_equal(y[:13], multiply(x, kernel)[:13])
+
+
+def by_each(x, kernels):
+    return jnp.concatenate(multiply_by_each(x, jnp.split(kernels, [40, 110], axis=1)), axis=-1)
+
+
+# Rows of which kernels are put together, and few rows, of which they are not.
+@pytest.mark.parametrize("shape", [(3, 40, 30), (64, 30)])
+def test_several_kernels_at_once(shape):
+    with jax.enable_x64(True):
+        x, kernels, dy = problem(shape, 190)
+        assert_close(gradients(by_each, x, kernels, dy), gradients(plain, x, kernels, dy), 1e-14)
+        tangents = (jnp.cos(x), jnp.sin(kernels))
+        assert_close(
+            jax.jvp(by_each, (x, kernels), tangents), jax.jvp(plain, (x, kernels), tangents), 1e-14
+        )
+
+        def hessian_product(function):
+            gradient = jax.grad(lambda *a: (function(*a) ** 3).sum(), argnums=(0, 1))
+            return jax.jvp(gradient, (x, kernels), tangents)[1]
+
+        assert_close(hessian_product(by_each), hessian_product(plain), 1e-13)
+        xs, dys = jnp.stack([x, -x, 2 * x]), jnp.stack([dy, dy, -dy])
+        mapped = (
+            jax.vmap(lambda *a, f=f: gradients(f, *a), (0, None, 0)) for f in (by_each, plain)
+        )
+        assert_close(*(f(xs, kernels, dys) for f in mapped), 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("shape", "products"),
+    [((65, 30), 3), ((64, 30), 9), ((2, 350, 1009), 3), ((701, 1009), 9)],
+)
+def test_several_kernels_are_put_together_for_some_sizes(shape, products):
+    lowered = lowered_gradients(by_each, *problem(shape, 190, jnp.float32))
+    assert contractions(lowered) + lowered.count(KERNEL) == products
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_elsewhere_several_kernels_stay_apart(platform):
+    def each(x, kernels):
+        return multiply_by_each(x, kernels)
+
+    x, kernels, dy = problem((3, 40, 30), 190, jnp.float32)
+    kernels, dys = (jnp.split(a, [40, 110], axis=-1) for a in (kernels, dy))
+    lowered = lowered_gradients(each, x, kernels, dys, platform)
+    assert contractions(lowered) == 9
+    assert "concatenate" not in lowered
+    assert kept(each, x, kernels) <= kept(lambda x, ks: [x @ k for k in ks], x, kernels)
+
+
+def test_several_kernels_of_divided_batches():
+    arrays = problem((8, 40, 30), 190, jnp.float32)
+    assert_close(gradients_of_divided_rows(by_each, *arrays), gradients(plain, *arrays), 1e-5)
+
+
+def test_several_kernels_have_a_common_type():
+    x, kernel, _ = problem((3, 40, 30), 70, jnp.bfloat16)
+    ys = multiply_by_each(x, [kernel, kernel.astype(jnp.float32)])
+    assert [y.dtype for y in ys] == [jnp.float32, jnp.float32]

@@ -1,6 +1,8 @@
 """A linear layer's product: of few rows by our own kernel, and with gradients of its own."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,9 @@ _COLUMNS = 16
 _LEAST_FEATURES = 64
 # With more rows XLA's product is as fast as the kernel.
 _FEW_ROWS = 64
+# Products and sums up to which several kernels are multiplied by at once: beyond, to put them
+# together takes longer than it saves.
+_MOST_TOGETHER = 1 << 27
 
 
 def multiply(x: Input, kernel: Kernel) -> Output:
@@ -26,6 +31,33 @@ def multiply(x: Input, kernel: Kernel) -> Output:
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     return _multiply(x, kernel) if kernel.shape[1] >= _LEAST_FEATURES else x @ kernel
+
+
+def multiply_by_each(x: Input, kernels: Sequence[Kernel]) -> list[Output]:
+    """Returns ``x @ kernel`` for each of several kernels, in their common type.
+
+    On a CPU small ones are one product, and so are their gradients: a product of its own takes as
+    long to begin as to compute.
+    """
+    dtype = jnp.result_type(x, *kernels)
+    x, kernels = x.astype(dtype), [kernel.astype(dtype) for kernel in kernels]
+    ends = list(itertools.accumulate(kernel.shape[1] for kernel in kernels))
+
+    def together(x: Input, *kernels: Kernel) -> list[Output]:
+        return jnp.split(multiply(x, jnp.concatenate(kernels, axis=1)), ends[:-1], axis=-1)
+
+    def apart(x: Input, *kernels: Kernel) -> list[Output]:
+        return [multiply(x, kernel) for kernel in kernels]
+
+    sizes = (*x.shape, ends[-1])
+    if (
+        len(kernels) > 1
+        and all(isinstance(size, int) for size in sizes)
+        and math.prod(x.shape[:-1]) > _FEW_ROWS
+        and math.prod(sizes) <= _MOST_TOGETHER
+    ):
+        return by_platform(together, apart, x, *kernels)
+    return apart(x, *kernels)
 
 
 @jax.custom_jvp

@@ -10,9 +10,7 @@ from jaxtyping import Array
 from zoo.kernels import library
 
 
-def by_platform(
-    on_cpu: Callable[..., Array], elsewhere: Callable[..., Array], *arrays: Array
-) -> Array:
+def by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arrays: Array) -> Any:
     """Calls one of two functions of the same arrays and result, chosen where it is lowered.
 
     Nothing that ``on_cpu`` computes is kept for the gradient, only the arrays.
