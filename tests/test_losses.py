@@ -71,6 +71,34 @@ def test_cross_entropy_of_probabilities(kind, label_smoothing):
     )
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_cross_entropy_of_classes_has_the_derivatives_of_that_of_probabilities(label_smoothing):
+    labels = jnp.asarray(np.random.default_rng(1).integers(CLASSES, size=20))
+    with jax.enable_x64(True):
+        logits, along = (
+            jnp.asarray(np.random.default_rng(n).normal(size=(20, CLASSES))) for n in (0, 2)
+        )
+
+        def loss(labels):
+            return lambda x: cross_entropy(x, labels, label_smoothing=label_smoothing)
+
+        def derivatives(function):
+            def total(x):
+                return (function(x) ** 2).sum()
+
+            return (
+                jax.jvp(function, (logits,), (along,)),
+                jax.jvp(jax.grad(total), (logits,), (along,)),
+                jax.grad(lambda x: (jax.grad(total)(x) ** 2).sum())(logits),
+                jax.vmap(jax.grad(lambda x: function(x).sum()))(jnp.stack([logits, 2 * logits])),
+            )
+
+        ours = derivatives(loss(labels))
+        theirs = derivatives(loss(jax.nn.one_hot(labels, CLASSES, dtype=jnp.float64)))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
 def test_cross_entropy_keeps_all_axes_but_the_last():
     logits, labels = logits_of("random", (2, 3, CLASSES)), np.array([[0, 1, 2], [3, 4, 5]])
     output = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))

@@ -56,3 +56,15 @@ def test_predictions_without_a_name_are_counted_too():
     assert matrix[1, 5] == 1
     assert scores["classification_report"]["accuracy"] == pytest.approx(3 / 6 + 1 / 6 - 1 / 6)
     assert set(scores["classification_report"]) >= {*NAMES, "4", "5"}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_correct_is_argmax_with_ties_and_numbers_that_are_not_finite(dtype):
+    values = np.random.default_rng(0).choice([-np.inf, -1, 0, 2, np.inf], size=(6, 200, 5))
+    labels = np.random.default_rng(1).integers(-1, 6, size=(6, 200))
+    expected = values.argmax(axis=-1) == labels
+    ours = correct(jnp.asarray(values, dtype), jnp.asarray(labels))
+    assert ours.dtype == dtype
+    np.testing.assert_array_equal(ours, expected)
+    # No class is right where none can be compared.
+    np.testing.assert_array_equal(correct(jnp.full((5, 5), jnp.nan), jnp.arange(5)), np.zeros(5))

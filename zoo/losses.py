@@ -1,5 +1,8 @@
 """Losses, one value for each example or element; whoever calls them decides how to add up."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -27,21 +30,50 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
-    log_probabilities = jax.nn.log_softmax(logits)
     if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
-        picked = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)[..., 0]
-        # Too large an index gives nan, but a negative one would count from the end.
-        picked = jnp.where(labels >= 0, picked, jnp.nan)
-    elif labels.shape == logits.shape:
-        picked = (labels * log_probabilities).sum(axis=-1)
-    else:
+        return _of_classes(label_smoothing, logits, labels)
+    if labels.shape != logits.shape:
         raise ValueError(
             f"labels {labels.dtype}{labels.shape} must be integers {logits.shape[:-1]} or "
             f"probabilities {logits.shape}"
         )
+    log_probabilities = jax.nn.log_softmax(logits)
+    picked = (labels * log_probabilities).sum(axis=-1)
     if not label_smoothing:
         return -picked
     return -(1 - label_smoothing) * picked - label_smoothing * log_probabilities.mean(axis=-1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _of_classes(
+    label_smoothing: float, logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """Cross-entropy of classes, with a gradient that is the softmax less the target.
+
+    JAX's own would add what is picked to zeros of all classes, which with thousands of them takes
+    as long as a product.
+    """
+    largest = logits.max(axis=-1)
+    log_total = jnp.log(jnp.exp(logits - largest[..., None]).sum(axis=-1))
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    # Too large an index gives nan, but a negative one would count from the end.
+    loss = jnp.where(labels >= 0, log_total - (picked - largest), jnp.nan)
+    if not label_smoothing:
+        return loss
+    of_all = log_total - (logits - largest[..., None]).mean(axis=-1)
+    return (1 - label_smoothing) * loss + label_smoothing * of_all
+
+
+@_of_classes.defjvp
+def _of_classes_jvp(label_smoothing: float, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (logits, labels), (d_logits, _) = primals, tangents
+    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    softmax = weights / weights.sum(axis=-1, keepdims=True)
+    classes = logits.shape[-1]
+    is_label = jnp.arange(classes) == labels[..., None]
+    target = (1 - label_smoothing) * is_label + label_smoothing / classes
+    loss = _of_classes(label_smoothing, logits, labels)
+    return loss, ((softmax - target) * d_logits).sum(axis=-1)
 
 
 def binary_cross_entropy(
