@@ -235,7 +235,7 @@ class MultiHeadAttention(nn.Module):
         head_features = self.head_features or features // self.num_heads
         width = self.num_heads * head_features
 
-        def heads(source: Float[Array, "batch length features"], *names: str) -> list[Heads]:
+        def heads(source: Float[Array, "batch length source_features"], *names: str) -> list[Heads]:
             linears = [
                 Linear(width, use_bias=self.use_bias, initialization=self.initialization, name=name)
                 for name in names
@@ -245,14 +245,12 @@ class MultiHeadAttention(nn.Module):
 
         if isinstance(context, KeyValueCache):
             (query,), key, value, cache = heads(x, "query"), context.key, context.value, context
+        elif context is not None:
+            (query,), (key, value) = heads(x, "query"), heads(context, "key", "value")
+            cache = KeyValueCache(key, value, jnp.asarray(key.shape[1], jnp.int32))
         else:
-            if context is None:
-                query, key, value = heads(x, "query", "key", "value")
-            else:
-                (query,), (key, value) = heads(x, "query"), heads(context, "key", "value")
-            if context is not None:
-                cache = KeyValueCache(key, value, jnp.asarray(key.shape[1], jnp.int32))
-            elif cache is not None:
+            query, key, value = heads(x, "query", "key", "value")
+            if cache is not None:
                 position = cache.length + jnp.arange(x.shape[1])
                 cache = cache.extended(key, value)
                 # In the type they were computed in: the cache's must not decide the result's.

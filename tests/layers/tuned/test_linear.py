@@ -183,15 +183,12 @@ def test_several_kernels_are_put_together_for_some_sizes(shape, products):
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_elsewhere_several_kernels_stay_apart(platform):
-    def each(x, kernels):
-        return multiply_by_each(x, kernels)
-
     x, kernels, dy = problem((3, 40, 30), 190, jnp.float32)
     kernels, dys = (jnp.split(a, [40, 110], axis=-1) for a in (kernels, dy))
-    lowered = lowered_gradients(each, x, kernels, dys, platform)
+    lowered = lowered_gradients(multiply_by_each, x, kernels, dys, platform)
     assert contractions(lowered) == 9
     assert "concatenate" not in lowered
-    assert kept(each, x, kernels) <= kept(lambda x, ks: [x @ k for k in ks], x, kernels)
+    assert kept(multiply_by_each, x, kernels) <= kept(lambda x, ks: [x @ k for k in ks], x, kernels)
 
 
 def test_several_kernels_of_divided_batches():
