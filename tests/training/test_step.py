@@ -101,6 +101,39 @@ def test_a_non_finite_loss_freezes_the_last_good_state():
     assert all(value == 0 for value in jax.tree.leaves(metrics))
 
 
+def test_only_on_a_cpu_the_update_is_a_branch():
+    batch, variables = problem()
+    optimizer = optax.adam(0.1)
+    state = create_state(variables, optimizer, jax.random.key(0))
+    traced = jax.jit(make_train_step(least_squares, optimizer)).trace(state, batch)
+    branches = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.case")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    # The choice of the platform is there everywhere, and constant.
+    assert branches["cpu"] == branches["cuda"] + 1 == branches["tpu"] + 1
+
+
+def test_elsewhere_the_update_is_a_choice_of_the_same_numbers(monkeypatch):
+    batch, variables = problem()
+    bad = batch | {"y": batch["y"].at[2].set(jnp.nan)}
+    optimizer = optax.adam(0.1)
+
+    def states():
+        step = jax.jit(make_train_step(least_squares, optimizer, ema=0.9))
+        state = create_state(variables, optimizer, jax.random.key(0), ema=True)
+        for each in (batch, batch, bad, batch):
+            state, _ = step(state, each)
+            yield jax.tree.map(_raw, state)
+
+    on_cpu = list(states())
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *arguments, default, **_: default(*arguments)
+    )
+    for ours, theirs in zip(on_cpu, states(), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
 def test_moving_average_follows_its_recurrence():
     batch, variables = problem()
     step = make_train_step(least_squares, optax.sgd(0.1), ema=0.3)

@@ -146,9 +146,12 @@ struct Rows {
 };
 
 // Columns of ``a`` times the rows that ``read`` gives; ``to`` becomes that, or grows by it.
+//
+// Always inlined: a matrix that was copied for a call would be read back before it is whole, which
+// waits for all sums that were stored before.
 template <int kCount, bool kAdd, class T, class Read>
-inline void product_of_rows(int64_t depth, Matrix<T> a, const Read& read, T* to,
-                            int64_t to_stride) {
+[[gnu::always_inline]] inline void product_of_rows(int64_t depth, Matrix<T> a, const Read& read,
+                                                   T* to, int64_t to_stride) {
   constexpr int kWide = kLanes<T>;
   Vector<T> sums[kCount][2] = {};
   for (int64_t k = 0; k < depth; ++k) {
@@ -172,8 +175,9 @@ inline void product_of_rows(int64_t depth, Matrix<T> a, const Read& read, T* to,
 
 // The same for any number of rows.
 template <bool kAdd, class T, class Read>
-void product(int64_t rows, int64_t depth, Matrix<T> a, const Read& read, T* to,
+void product(int64_t rows, int64_t depth, const Matrix<T>& of, const Read& read, T* to,
              int64_t to_stride) {
+  Matrix<T> a = of;
   auto some = [&](auto count) {
     constexpr int kCount = decltype(count)::value;
     for (; rows >= kCount; rows -= kCount) {
@@ -185,6 +189,15 @@ void product(int64_t rows, int64_t depth, Matrix<T> a, const Read& read, T* to,
   some(std::integral_constant<int, kRows>());
   some(std::integral_constant<int, 4>());
   some(std::integral_constant<int, 1>());
+}
+
+// The binding of a function of two arrays that fills a third, on XLA's threads; options come after.
+inline auto binary() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<xla::ffi::ThreadPool>()
+      .Arg<Numbers>()
+      .Arg<Numbers>()
+      .Ret<Numbers>();
 }
 
 }  // namespace zoo

@@ -26,12 +26,13 @@ SOURCES = {
     "winograd": ("convolve_tiles", "input_gradient_tiles", "kernel_gradient_tiles"),
     "windows": ("convolve_windows", "kernel_gradient_windows"),
     "products": ("multiply_rows",),
+    "contraction": ("contract_rows",),
     "recurrence": ("recur_forward", "recur_backward"),
 }
 # Types of numbers: what they are called in C++ and in XLA's interface.
 NUMBERS = {"float32": ("float", "F32"), "float64": ("double", "F64")}
 _FOLDER = Path(__file__).parent
-# Not those of recurrent layers, which few models have.
+# Not those that some families of models never call.
 _COMPILED_AHEAD = ("winograd", "windows", "products")
 _COMPILERS = ("c++", "g++", "clang++")
 # For this processor alone. A product and a sum may become one instruction.

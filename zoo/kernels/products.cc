@@ -125,9 +125,4 @@ ffi::Error Multiply(ffi::ThreadPool pool, Numbers x, Numbers matrix, ffi::Result
 }  // namespace
 }  // namespace zoo
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(multiply_rows, zoo::Multiply,
-                              zoo::ffi::Ffi::Bind()
-                                  .Ctx<zoo::ffi::ThreadPool>()
-                                  .Arg<zoo::Numbers>()
-                                  .Arg<zoo::Numbers>()
-                                  .Ret<zoo::Numbers>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(multiply_rows, zoo::Multiply, zoo::binary());

@@ -164,11 +164,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
 }
 
 auto binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<Numbers>()
-      .Arg<Numbers>()
-      .Ret<Numbers>()
+  return binary()
       .Attr<int64_t>("row_stride")
       .Attr<int64_t>("column_stride")
       .Attr<int64_t>("top")

@@ -410,15 +410,7 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
   return ffi::Error::Success();
 }
 
-auto binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<Numbers>()
-      .Arg<Numbers>()
-      .Ret<Numbers>()
-      .Attr<int64_t>("top")
-      .Attr<int64_t>("left");
-}
+auto binding() { return binary().Attr<int64_t>("top").Attr<int64_t>("left"); }
 
 }  // namespace
 }  // namespace zoo

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError, did_you_mean
+from zoo.layers.tuned.activations import gelu, gelu_tanh
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
@@ -15,17 +16,9 @@ def _identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x
 
 
-def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.nn.gelu(x, approximate=False)
-
-
-def _gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.nn.gelu(x, approximate=True)
-
-
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
     "identity": _identity,
     "relu": jax.nn.relu,
     "sigmoid": jax.nn.sigmoid,

@@ -1,11 +1,10 @@
 """ConvNeXt (Liu et al. 2022), as torchvision has it."""
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError
-from zoo.layers import Conv, LayerNorm, Linear
+from zoo.layers import Conv, LayerNorm, Linear, activation
 
 Image = Float[Array, "batch height width channels"]
 
@@ -81,7 +80,7 @@ class ConvNeXtBlock(nn.Module):
         features = x.shape[-1]
         y = _conv(features, 7, padding=3, groups=features, name="depthwise")(x)
         y = LayerNorm(epsilon=1e-6, name="norm")(y)
-        y = jax.nn.gelu(Linear(4 * features, initialization=0.02, name="up")(y), approximate=False)
+        y = activation("gelu")(Linear(4 * features, initialization=0.02, name="up")(y))
         y = Linear(features, initialization=0.02, name="down")(y)
         y = y * self.param("layer_scale", nn.initializers.constant(self.layer_scale), (features,))
         # One draw for a whole row: stochastic depth (Huang et al. 2016).

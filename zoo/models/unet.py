@@ -6,7 +6,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from zoo.errors import UserError
-from zoo.layers import Conv, GroupNorm, LayerNorm, Linear, MultiHeadAttention, sinusoidal
+from zoo.layers import (
+    Conv,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    MultiHeadAttention,
+    activation,
+    sinusoidal,
+)
 
 Image = Float[Array, "batch height width channels"]
 Vector = Float[Array, "batch features"]
@@ -83,7 +91,7 @@ class SpatialTransformer(nn.Module):
         # GEGLU (Shazeer 2020).
         hidden = Linear(8 * features, name="gate")(LayerNorm(name="norm3")(y))
         value, gate = jnp.split(hidden, 2, axis=-1)
-        y = y + Linear(features, name="down")(value * jax.nn.gelu(gate, approximate=False))
+        y = y + Linear(features, name="down")(value * activation("gelu")(gate))
         return x + Conv(features, 1, name="proj_out")(y.reshape(x.shape))
 
 

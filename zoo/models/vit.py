@@ -5,7 +5,7 @@ import jax
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError
-from zoo.layers import Conv, LayerNorm, Linear, MultiHeadAttention
+from zoo.layers import Conv, LayerNorm, Linear, MultiHeadAttention, activation
 
 
 class ViT(nn.Module):
@@ -95,6 +95,6 @@ class EncoderBlock(nn.Module):
         x = x + dropout(y)
         y = LayerNorm(epsilon=1e-6, name="ln_2")(x)
         y = Linear(self.feedforward_features, initialization="xavier_uniform", name="up")(y)
-        y = dropout(jax.nn.gelu(y, approximate=False))
+        y = dropout(activation("gelu")(y))
         y = Linear(x.shape[-1], initialization="xavier_uniform", name="down")(y)
         return x + dropout(y)

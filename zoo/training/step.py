@@ -76,33 +76,40 @@ def make_train_step(
             )
         # A batch in which nothing counts has gradient zero, not 0/0.
         divisor = jnp.where(weight > 0, weight, 1)
-        gradient = jax.tree.map(lambda g: g / divisor.astype(g.dtype), gradient_sum)
-        gradient_norm = optax.tree.norm(gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = state.ema_params
-        if ema is not None:
-            decay = ema_decay(state.step, ema)
-            ema_params = jax.tree.map(
-                lambda average, p: average + (1 - decay).astype(p.dtype) * (p - average),
-                state.ema_params,
-                params,
+
+        # Divided where it is read: a branch would get the quotients as arrays of their own.
+        def gradient() -> Any:
+            return jax.tree.map(lambda g: g / divisor.astype(g.dtype), gradient_sum)
+
+        def update(state: TrainState) -> TrainState:
+            updates, opt_state = optimizer.update(gradient(), state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema_params = state.ema_params
+            if ema is not None:
+                decay = ema_decay(state.step, ema)
+                ema_params = jax.tree.map(
+                    lambda average, p: average + (1 - decay).astype(p.dtype) * (p - average),
+                    state.ema_params,
+                    params,
+                )
+            updated = dataclasses.replace(
+                state,
+                step=state.step + 1,
+                params=params,
+                model_state=_cast_like(model_state, state.model_state),
+                opt_state=opt_state,
+                ema_params=ema_params,
             )
+            chex.assert_trees_all_equal_shapes_and_dtypes(updated, state)
+            return updated
+
+        gradient_norm = optax.tree.norm(gradient())
         healthy = state.healthy & jnp.isfinite(loss_sum) & jnp.isfinite(gradient_norm)
-        stepped = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            model_state=_cast_like(model_state, state.model_state),
-            opt_state=opt_state,
-            ema_params=ema_params,
-        )
+        state = dataclasses.replace(_update_if(healthy, update, state), healthy=healthy)
         metrics = metrics | {
             "loss": (loss_sum, weight),
             "gradient_norm": (gradient_norm, jnp.ones_like(gradient_norm)),
         }
-        chex.assert_trees_all_equal_shapes_and_dtypes(stepped, state)
-        state = dataclasses.replace(_where(healthy, stepped, state), healthy=healthy)
         return state, _where(healthy, metrics, jax.tree.map(jnp.zeros_like, metrics))
 
     return train_step
@@ -149,6 +156,20 @@ def _accumulated(
 
 def _cast_like(new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: n.astype(o.dtype), new, old)
+
+
+def _update_if(
+    condition: Array, update: Callable[[TrainState], TrainState], state: TrainState
+) -> TrainState:
+    def branch(condition: Array, state: TrainState) -> TrainState:
+        return jax.lax.cond(condition, update, lambda state: state, state)
+
+    def choice(condition: Array, state: TrainState) -> TrainState:
+        return _where(condition, update(state), state)
+
+    # XLA's loops on a CPU cannot choose in place: it would copy the state, and compute each part of
+    # it for each array that is made of it.
+    return jax.lax.platform_dependent(condition, state, cpu=branch, default=choice)
 
 
 def _where(condition: Array, new: Any, old: Any) -> Any:

@@ -176,6 +176,19 @@ def test_mapped_over_examples_and_kernels(window, sizes):
 
 
 @TUNED
+def test_each_examples_kernel_gradient_of_a_sum(window, sizes):
+    """The outputs' gradient is the same for all examples, and not mapped."""
+    x, kernel, _ = problem(window, dtype=jnp.float32, **sizes)
+    ours, theirs = (
+        jax.vmap(jax.grad(lambda kernel, x, f=f: f(x, kernel, window).sum()), (None, 0))(
+            kernel, x[:, None]
+        )
+        for f in (convolve, plain)
+    )
+    assert_close(ours, theirs, 1e-5)
+
+
+@TUNED
 def test_second_derivatives_in_reverse(window, sizes):
     with jax.enable_x64(True):
         x, kernel, _ = problem(window, **sizes | {"size": (4, 6), "batch": 11})

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from zoo.layers.tuned import convolution_kernels, linear, winograd
 from zoo.layers.tuned.partitioning import vary_alike
-from zoo.layers.tuned.platform import by_platform, has_kernel
+from zoo.layers.tuned.platform import are_known, by_platform, has_kernel
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -48,10 +48,8 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     if kernel.shape[:2] == (1, 1) and window.padding == (0, 0) and window.groups == 1:
         return _pointwise(window, x, kernel)
     sizes = _sizes_for_kernels(x, kernel, window)
-    if sizes is not None:
-        ours = "convolve_tiles" if sizes.tiled else "convolve_windows"
-        if has_kernel(ours, x.dtype):
-            return convolution_kernels.convolve(x, kernel, sizes)
+    if sizes is not None and has_kernel(sizes.kernel, x.dtype):
+        return convolution_kernels.convolve(x, kernel, sizes)
     # With few channels the image's transform takes longer than it saves; with few pixels the
     # kernel's does.
     if (
@@ -71,7 +69,7 @@ def _sizes_for_kernels(
     """Returns what a kernel of our own needs to know, or None: there is none, or XLA is faster."""
     if window.groups != 1 or window.dilation != (1, 1):
         return None
-    if not all(isinstance(size, int) for size in x.shape):
+    if not are_known(*x.shape):
         return None
     height, width, channels, features = kernel.shape
     pixels, many = math.prod(x.shape[:3]), channels * features
@@ -106,7 +104,7 @@ def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool
         and window.strides == window.dilation == (1, 1)
         and window.groups == 1
         and max(window.padding) <= 2
-        and all(isinstance(size, int) for size in x.shape)
+        and are_known(*x.shape)
         and min(x.shape[1:3]) >= 4
         and x.dtype in (jnp.float32, jnp.float64)
     )

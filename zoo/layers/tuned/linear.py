@@ -1,4 +1,4 @@
-"""A linear layer's product: of few rows by our own kernel, and with gradients of its own."""
+"""A linear layer's product: by our own kernels, or with gradients of its own."""
 
 import itertools
 import math
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from zoo.layers.tuned.bilinear import Form, differentiable
 from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
-from zoo.layers.tuned.platform import by_platform, has_kernel, kernel_call
+from zoo.layers.tuned.platform import are_known, by_platform, has_kernel, kernel_call
 
 Input = Float[Array, "*batch inputs"]
 Kernel = Float[Array, "inputs features"]
@@ -21,6 +23,12 @@ _COLUMNS = 16
 _LEAST_FEATURES = 64
 # With more rows XLA's product is as fast as the kernel.
 _FEW_ROWS = 64
+# Beyond these XLA's gradient of the kernel is as fast as ours: rows, inputs, numbers of the kernel,
+# products and sums.
+_MANY_ROWS = 65
+_LEAST_INPUTS, _MOST_INPUTS = 16, 4096
+_MOST_NUMBERS = 1 << 20
+_LEAST_WORK = 1 << 21
 # Products and sums up to which several kernels are multiplied by at once: beyond, to put them
 # together takes longer than it saves.
 _MOST_TOGETHER = 1 << 27
@@ -30,7 +38,11 @@ def multiply(x: Input, kernel: Kernel) -> Output:
     """Returns ``x @ kernel`` in their common type; see ``zoo.layers.Linear``."""
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    return _multiply(x, kernel) if kernel.shape[1] >= _LEAST_FEATURES else x @ kernel
+    *rows, inputs = x.shape
+    features = kernel.shape[1]
+    if has_many_rows(math.prod(rows), inputs, features, dtype):
+        return _multiply_many(x.reshape(-1, inputs), kernel, None).reshape(*rows, -1)
+    return _multiply(x, kernel) if features >= _LEAST_FEATURES else x @ kernel
 
 
 def multiply_by_each(x: Input, kernels: Sequence[Kernel]) -> list[Output]:
@@ -52,7 +64,7 @@ def multiply_by_each(x: Input, kernels: Sequence[Kernel]) -> list[Output]:
     sizes = (*x.shape, ends[-1])
     if (
         len(kernels) > 1
-        and all(isinstance(size, int) for size in sizes)
+        and are_known(*sizes)
         and math.prod(x.shape[:-1]) > _FEW_ROWS
         and math.prod(sizes) <= _MOST_TOGETHER
     ):
@@ -91,7 +103,7 @@ def has_few_rows(rows: int, kernel: Array, most: int) -> bool:
         most: of so many rows XLA's form is as fast.
     """
     return (
-        all(isinstance(size, int) for size in (rows, *kernel.shape))
+        are_known(rows, *kernel.shape)
         and 0 < rows <= most
         and kernel.size > 0
         and kernel.shape[-1] >= _LEAST_FEATURES
@@ -110,6 +122,37 @@ def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Arra
     result = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
     y: Output = kernel_call("multiply_rows", x.dtype, result)(x, kernel)
     return y
+
+
+def has_many_rows(rows: int, inputs: int, features: int, dtype: np.dtype) -> bool:
+    """Returns whether ``add_up_rows`` can be called, and is worth it."""
+    return (
+        are_known(rows, inputs, features)
+        and rows >= _MANY_ROWS
+        and _LEAST_INPUTS <= inputs <= _MOST_INPUTS
+        and features >= _LEAST_FEATURES
+        and inputs * features <= _MOST_NUMBERS
+        and rows * inputs * features >= _LEAST_WORK
+        and has_kernel("contract_rows", dtype)
+    )
+
+
+def add_up_rows(
+    x: Float[Array, "rows inputs"], dy: Float[Array, "rows features"]
+) -> Float[Array, "inputs features"]:
+    """Returns ``x.T @ dy`` by our own kernel (``contraction.cc``), for a CPU alone."""
+    result = jax.ShapeDtypeStruct((x.shape[1], dy.shape[1]), x.dtype)
+    sums: Kernel = kernel_call("contract_rows", x.dtype, result)(x, dy)
+    return sums
+
+
+# Of rows, a kernel and nothing else. Only the kernel's gradient is faster than XLA's.
+_multiply_many, _, _ = differentiable(
+    "linear",
+    Form("b i, i f -> b f", lambda x, kernel, _: x @ kernel),
+    Form("b f, i f -> b i", lambda dy, kernel, _: dy @ kernel.T),
+    Form("b i, b f -> i f", lambda x, dy, _: x.T @ dy, lambda x, dy, _: add_up_rows(x, dy)),
+)
 
 
 def _own_kernel_gradient(x: Input, dy: Output) -> Kernel:

@@ -20,6 +20,11 @@ def by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arra
     )
 
 
+def are_known(*sizes: Any) -> bool:
+    """Returns whether all sizes are numbers, none symbolic: what fits can be chosen by them."""
+    return all(isinstance(size, int) for size in sizes)
+
+
 def has_kernel(kernel: str, dtype: np.dtype) -> bool:
     """Returns whether programs that are compiled for this machine's CPU may call a kernel of ours.
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from zoo.layers.tuned import linear
 from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
-from zoo.layers.tuned.platform import has_kernel, kernel_call
+from zoo.layers.tuned.platform import are_known, has_kernel, kernel_call
 
 Scan = Callable[..., Any]
 
@@ -63,8 +63,7 @@ def _fits(kernel: str, weights: Any, rows: Any) -> bool:
     arrays = jax.tree.leaves((weights, rows))
     sizes = [size for array in arrays for size in array.shape]
     (dtype, *others) = {array.dtype for array in arrays}
-    static = all(isinstance(size, int) for size in sizes)
-    return static and not others and math.prod(sizes) > 0 and has_kernel(kernel, dtype)
+    return are_known(*sizes) and not others and math.prod(sizes) > 0 and has_kernel(kernel, dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -106,7 +105,12 @@ def _by_platform_jvp(
 def _kernel_gradient(x: Array, dy: Array) -> Array:
     # On a CPU, XLA copies an array that has two axes to sum over. Reshaped, it is one axis, which
     # cannot be divided where the batch is: each device has to reshape its own rows.
-    reshaped = by_rows(linear.kernel_gradient, "t b i, t b g -> i g")
+    many = linear.has_many_rows(math.prod(x.shape[:2]), x.shape[2], dy.shape[2], x.dtype)
+    product = linear.add_up_rows if many and x.dtype == dy.dtype else linear.kernel_gradient
+    reshaped = by_rows(
+        lambda x, dy: product(*(array.reshape(-1, array.shape[-1]) for array in (x, dy))),
+        "t b i, t b g -> i g",
+    )
     on_cpu = plain_where_mapped(reshaped, _summed_product)
     return jax.lax.platform_dependent(x, dy, cpu=on_cpu, default=_summed_product)
 
