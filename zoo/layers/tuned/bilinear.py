@@ -51,27 +51,21 @@ def differentiable(
         first_gradient: (dy, second, sizes) -> what the first argument's is.
         second_gradient: (first, dy, sizes) -> what the second argument's is.
     """
-    forms = {name: product, f"{name}_d1": first_gradient, f"{name}_d2": second_gradient}
-    primitives = [Primitive(each) for each in forms]
-    multiply, by_first, by_second = functions = [
-        functools.partial(_bind, primitive, form)
-        for primitive, form in zip(primitives, forms.values(), strict=True)
-    ]
-    for primitive, form, function in zip(primitives, forms.values(), functions, strict=True):
-        _make_known(primitive, form, function)
-    product_, first_, second_ = primitives
+    product_p, multiply = _primitive(name, product)
+    first_p, by_first = _primitive(f"{name}_d1", first_gradient)
+    second_p, by_second = _primitive(f"{name}_d2", second_gradient)
     ad.defbilinear(
-        product_,
+        product_p,
         lambda dy, a, b, *, sizes, **_: by_first(dy, b, sizes),
         lambda dy, a, b, *, sizes, **_: by_second(a, dy, sizes),
     )
     ad.defbilinear(
-        first_,
+        first_p,
         lambda da, dy, b, *, sizes, **_: multiply(da, b, sizes),
         lambda da, dy, b, *, sizes, **_: by_second(da, dy, sizes),
     )
     ad.defbilinear(
-        second_,
+        second_p,
         lambda db, a, dy, *, sizes, **_: by_first(dy, db, sizes),
         lambda db, a, dy, *, sizes, **_: multiply(a, db, sizes),
     )
@@ -94,8 +88,10 @@ def _with(function: Function, sizes: Any, a: Array, b: Array) -> Array:
     return function(a, b, sizes)
 
 
-def _make_known(primitive: Primitive, form: Form, function: Function) -> None:
-    """Tells JAX how to call, to lower and to map a function that binds the primitive."""
+def _primitive(name: str, form: Form) -> tuple[Primitive, Function]:
+    """Returns a primitive that JAX can call, lower and map, and the function that binds it."""
+    primitive = Primitive(name)
+    function = functools.partial(_bind, primitive, form)
     compiled = jax.jit(function, static_argnums=2)
 
     def called(a: Array, b: Array, *, program: Any, sizes: Any) -> Array:
@@ -123,3 +119,4 @@ def _make_known(primitive: Primitive, form: Form, function: Function) -> None:
         return result.reshape(*a.shape[:2], *result.shape[1:]), 0
 
     batching.primitive_batchers[primitive] = mapped
+    return primitive, function
