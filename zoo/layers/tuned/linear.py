@@ -137,10 +137,9 @@ def has_many_rows(rows: int, inputs: int, features: int, dtype: np.dtype) -> boo
     )
 
 
-def add_up_rows(
-    x: Float[Array, "rows inputs"], dy: Float[Array, "rows features"]
-) -> Float[Array, "inputs features"]:
-    """Returns ``x.T @ dy`` by our own kernel (``contraction.cc``), for a CPU alone."""
+def add_up_rows(x: Input, dy: Output) -> Kernel:
+    """Returns ``kernel_gradient`` by our own kernel (``contraction.cc``), for a CPU alone."""
+    x, dy = (array.reshape(-1, array.shape[-1]) for array in (x, dy))
     result = jax.ShapeDtypeStruct((x.shape[1], dy.shape[1]), x.dtype)
     sums: Kernel = kernel_call("contract_rows", x.dtype, result)(x, dy)
     return sums

@@ -107,10 +107,7 @@ def _kernel_gradient(x: Array, dy: Array) -> Array:
     # cannot be divided where the batch is: each device has to reshape its own rows.
     many = linear.has_many_rows(math.prod(x.shape[:2]), x.shape[2], dy.shape[2], x.dtype)
     product = linear.add_up_rows if many and x.dtype == dy.dtype else linear.kernel_gradient
-    reshaped = by_rows(
-        lambda x, dy: product(*(array.reshape(-1, array.shape[-1]) for array in (x, dy))),
-        "t b i, t b g -> i g",
-    )
+    reshaped = by_rows(product, "t b i, t b g -> i g")
     on_cpu = plain_where_mapped(reshaped, _summed_product)
     return jax.lax.platform_dependent(x, dy, cpu=on_cpu, default=_summed_product)
 
