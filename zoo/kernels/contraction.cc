@@ -70,8 +70,12 @@ void contract(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy, Number
   constexpr int64_t kWide = kColumns<T>;
   int64_t rows = x.dimensions()[0], inputs = x.dimensions()[1], features = dy.dimensions()[1];
   int64_t threads = pool.num_threads();
-  int64_t wide = std::clamp(kMostSums / inputs / kWide * kWide, kWide, kMostColumns);
-  int64_t chunks = ceil_div(features, wide);
+  int64_t most = std::clamp(kMostSums / inputs / kWide * kWide, kWide, kMostColumns);
+  int64_t chunks = ceil_div(features, most);
+  // As many for each thread, or as many threads for each.
+  while (chunks % threads != 0 && threads % chunks != 0) ++chunks;
+  int64_t wide = ceil_div(ceil_div(features, kWide), chunks) * kWide;
+  chunks = ceil_div(features, wide);
   // Rows are divided where there are more threads than chunks of columns.
   int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, ceil_div(rows, 2 * kDepth));
   int64_t size = ceil_div(std::min(wide, features), kWide) * inputs * kWide;

@@ -62,6 +62,11 @@ def describe() -> str:
     return f"own kernels compiled by {Path(compiler).name}"
 
 
+def can_compile() -> bool:
+    """Returns whether there may be kernels: they are not switched off and there is a compiler."""
+    return not _is_off() and _compiler() is not None
+
+
 def target(kernel: str, dtype: str) -> str | None:
     """Returns the name by which XLA knows a kernel, compiled and registered.
 

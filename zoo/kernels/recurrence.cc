@@ -1,7 +1,9 @@
-// Recurrent layers over whole sequences: the steps, forwards and backwards.
+// Recurrent layers over whole sequences, forwards and backwards.
 //
 // The rows of a batch do not depend on each other: a thread takes some of them through the whole
-// sequence and waits for no other. Its states and the recurrent kernel stay in the core's cache.
+// sequence and waits for no other. Its states and the recurrent kernel stay in the core's cache, and
+// so does what the input gives to some steps, or what these give to the input's gradient: of that
+// nothing is written to memory and read again.
 // The equations are applied to sums while these are in registers, so the kernel's columns are
 // arranged by unit: the gates of one vector of units stand side by side.
 // Sources of the equations: zoo/layers/recurrence.py.
@@ -29,9 +31,11 @@ constexpr int kWide = 4;
 constexpr int64_t kLeastRows = 8, kMostRows = 32;
 // Rows of a panel that all groups of rows are multiplied by before the next ones.
 constexpr int64_t kDepth = 256;
-// Rows of a panel that are asked for ahead: the kernel is read from the second-level cache, or the
-// one beyond it.
+// Rows of a panel that are asked for ahead, from the second-level cache.
 constexpr int64_t kAhead = 16;
+// Rows, of some steps together, that are multiplied by the input's kernel: with fewer it is read for
+// little work, with more the shares leave the cache.
+constexpr int64_t kTogether = 128;
 
 template <class T>
 int64_t vectors(int64_t units) {
@@ -185,12 +189,31 @@ struct RnnRelu {
   }
 };
 
+// What is read after a panel: bit by bit, all while the panel is multiplied, it is brought into the
+// second-level cache.
+template <class T>
+struct Later {
+  const T* from;
+  int64_t count;
+
+  Later part(int64_t number, int64_t parts) const {
+    return {from + count * number / parts, ceil_div(count, parts)};
+  }
+};
+
 // ``to`` becomes rows of ``a`` times a panel, whose rows are kVectors wide, or grows by it.
 template <int kCount, int kVectors, class T>
 __attribute__((noinline)) void multiply_rows(int64_t depth, const T* a, int64_t a_stride,
-                                             const T* panel, T* to, int64_t to_stride, bool add) {
+                                             const T* panel, Later<T> later, T* to,
+                                             int64_t to_stride, bool add) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  int64_t pairs = ceil_div(later.count, 2 * kLine);
   Vector<T> sums[kCount][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
+    if (k < pairs) {
+      __builtin_prefetch(later.from + 2 * k * kLine, 0, 2);
+      __builtin_prefetch(later.from + (2 * k + 1) * kLine, 0, 2);
+    }
     Vector<T> right[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
@@ -226,35 +249,61 @@ inline void with_count(int64_t count, const Body& body) {
 
 // The same for any number of rows, in groups of about as many each.
 template <int kVectors, class T>
-void multiply(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* panel, T* to,
-              int64_t to_stride, bool add) {
+void multiply(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* panel,
+              Later<T> later, T* to, int64_t to_stride, bool add) {
   constexpr int kMost = kSums / kVectors;
   int64_t groups = ceil_div(rows, kMost);
   for (int64_t group = 0; group < groups; ++group) {
     int64_t first = rows * group / groups, end = rows * (group + 1) / groups;
     with_count<kMost>(end - first, [&](auto count) {
       multiply_rows<decltype(count)::value, kVectors>(depth, a + first * a_stride, a_stride, panel,
+                                                      later.part(group, groups),
                                                       to + first * to_stride, to_stride, add);
     });
   }
 }
 
-// Calls body(first, rows) for blocks of the batch's rows.
-template <class Body>
-void for_blocks(ffi::ThreadPool& pool, int64_t batch, const Body& body) {
-  int64_t threads = pool.num_threads(), blocks = std::max<int64_t>(1, batch / kLeastRows);
-  if (blocks > threads) {
-    int64_t rounds = ceil_div(batch, threads * kMostRows);
-    blocks = threads * rounds;
+// The batch's rows in blocks, one after the other.
+struct Blocks {
+  int64_t batch, count;
+  // Some threads have none.
+  bool few;
+
+  Blocks(ffi::ThreadPool& pool, int64_t batch) : batch(batch) {
+    int64_t threads = pool.num_threads();
+    count = std::max<int64_t>(1, batch / kLeastRows);
+    few = count < threads;
+    if (count > threads) count = threads * ceil_div(batch, threads * kMostRows);
   }
-  parallel(pool, blocks, [&](int64_t block) {
-    int64_t first = batch * block / blocks;
-    body(first, batch * (block + 1) / blocks - first);
+  int64_t first(int64_t block) const { return batch * block / count; }
+  int64_t rows(int64_t block) const { return first(block + 1) - first(block); }
+};
+
+// Asks for one of so many parts of what will be written.
+template <class T>
+void ask_for(T* from, int64_t count, int64_t number, int64_t parts) {
+  for (int64_t place = count * number / parts; place < count * (number + 1) / parts;
+       place += 64 / sizeof(T))
+    __builtin_prefetch(from + place, 1, 2);
+}
+
+// Steps whose inputs are multiplied at once.
+inline int64_t steps_together(const Blocks& blocks, int64_t time) {
+  return std::clamp<int64_t>(kTogether / blocks.rows(0), 1, time);
+}
+
+// Calls body(block, first step, its end) for all steps of all blocks, some steps at once.
+template <class Body>
+void for_steps(ffi::ThreadPool& pool, const Blocks& blocks, int64_t time, int64_t steps,
+               const Body& body) {
+  parallel(pool, blocks.count * ceil_div(time, steps), [&](int64_t item) {
+    int64_t t = item / blocks.count * steps;
+    body(item % blocks.count, t, std::min(t + steps, time));
   });
 }
 
 struct Sizes {
-  int64_t time, batch, units;
+  int64_t time, batch, inputs, units;
 };
 
 // The place of a step's number-th part of the kernel: every other step goes from the end to the
@@ -266,7 +315,7 @@ int64_t there_and_back(int64_t step, int64_t number, int64_t count) {
 template <class T>
 struct Forward {
   Sizes sizes;
-  const T *x, *kernel, *input_bias, *bias, *counts, *state[2];
+  const T *inputs, *input_kernel, *kernel, *input_bias, *bias, *counts, *state[2];
   T *outputs, *last[2];
   // What the gradient needs, if it is asked for: the state is the one before each step.
   T *gates, *apart, *states[2];
@@ -275,34 +324,101 @@ struct Forward {
 template <class T>
 struct Backward {
   Sizes sizes;
-  const T *kernel, *counts, *gates, *apart, *states[2], *d_outputs, *d_last[2];
-  T *d_gates, *d_h, *d_state[2];
+  const T *kernel, *input_kernel, *counts, *gates, *apart, *states[2], *d_outputs, *d_last[2];
+  // The inputs' is only there if it is asked for.
+  T *d_inputs, *d_gates, *d_h, *d_state[2];
 };
+
+// A kernel's gates by unit: [panel, row, vector of units, gate, unit].
+template <int kGates, int kUnits, class T>
+Memory<T> by_unit(ffi::ThreadPool& pool, const T* from, int64_t depth, int64_t units) {
+  int64_t panels = ceil_div(vectors<T>(units), kUnits), width = kGates * units;
+  int64_t size = depth * kUnits * kGates * kLanes<T>;
+  Memory<T> kernel = allocate<T>(panels * size);
+  parallel(pool, panels, [&](int64_t panel) {
+    T* to = &kernel[panel * size];
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int j = 0; j < kUnits; ++j) {
+        // The last panel may have places for more vectors than there are.
+        int64_t unit = std::min((panel * kUnits + j) * kLanes<T>, units);
+        for (int gate = 0; gate < kGates; ++gate, to += kLanes<T>)
+          store(to, load_some(from + k * width + gate * units + unit, units - unit));
+      }
+    }
+  });
+  return kernel;
+}
+
+// A kernel transposed, [panel, gate and unit, column]: its rows are the columns, and each gate's
+// units begin a multiple of ``padded`` after the first.
+template <class T>
+Memory<T> transposed(ffi::ThreadPool& pool, const T* from, int64_t rows, int gates, int64_t units,
+                     int64_t padded) {
+  constexpr int64_t kColumns = kWide * kLanes<T>, kBlock = 64 / sizeof(T);
+  int64_t panels = ceil_div(rows, kColumns), width = gates * units, size = gates * padded * kColumns;
+  Memory<T> kernel = allocate<T>(panels * size);
+  parallel(pool, panels, [&](int64_t panel) {
+    T* to = &kernel[panel * size];
+    int64_t columns = std::min(kColumns, rows - panel * kColumns);
+    if (padded > units || columns < kColumns) std::fill_n(to, size, T(0));
+    for (int64_t gate = 0; gate < gates; ++gate) {
+      for (int64_t block = 0; block < units; block += kBlock) {
+        int64_t end = std::min(block + kBlock, units);
+        for (int64_t j = 0; j < columns; ++j) {
+          const T* row = from + (panel * kColumns + j) * width + gate * units;
+          for (int64_t unit = block; unit < end; ++unit)
+            to[(gate * padded + unit) * kColumns + j] = row[unit];
+        }
+      }
+    }
+  });
+  return kernel;
+}
 
 template <class Cell, class T>
 void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
   using V = Vector<T>;
   constexpr int kGates = Cell::kGates, kUnits = kWide / kGates, kVectors = kUnits * kGates;
-  auto [time, batch, units] = call.sizes;
-  int64_t width = kGates * units, whole = vectors<T>(units), stride = stride_of<T>(units);
-  int64_t panels = ceil_div(whole, kUnits), panel_size = units * kVectors * kLanes<T>;
+  constexpr int64_t kColumns = kVectors * kLanes<T>;
+  auto [time, batch, inputs, units] = call.sizes;
+  int64_t width = kGates * units, stride = stride_of<T>(units);
+  int64_t panels = ceil_div(vectors<T>(units), kUnits);
+  Memory<T> input_kernel = by_unit<kGates, kUnits>(pool, call.input_kernel, inputs, units);
+  Memory<T> kernel = by_unit<kGates, kUnits>(pool, call.kernel, units, units);
 
-  // [panel, row, vector of units, gate, unit]
-  Memory<T> kernel = allocate<T>(panels * panel_size);
-  parallel(pool, panels, [&](int64_t panel) {
-    T* to = &kernel[panel * panel_size];
-    for (int64_t k = 0; k < units; ++k) {
-      for (int j = 0; j < kUnits; ++j) {
-        // The last panel may have places for more vectors than there are.
-        int64_t unit = std::min((panel * kUnits + j) * kLanes<T>, units);
-        for (int gate = 0; gate < kGates; ++gate, to += kLanes<T>)
-          store(to, load_some(call.kernel + k * width + gate * units + unit, units - unit));
+  Blocks blocks(pool, batch);
+  int64_t steps = steps_together(blocks, time);
+  // What the inputs of some steps give: [step, panel, row, column].
+  auto multiply_inputs = [&](int64_t block, int64_t t, int64_t end, T* shares) {
+    int64_t first_row = blocks.first(block), rows = blocks.rows(block);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      for (int64_t k = 0; k < inputs; k += kDepth) {
+        const T* part = &input_kernel[(panel * inputs + k) * kColumns];
+        Later<T> later = {part + kDepth * kColumns, kDepth * kColumns};
+        for (int64_t step = t; step < end; ++step)
+          multiply<kVectors>(rows, std::min(kDepth, inputs - k),
+                             call.inputs + (step * batch + first_row) * inputs + k, inputs, part,
+                             later.part(step - t, end - t),
+                             shares + ((step - t) * panels + panel) * rows * kColumns, kColumns,
+                             k > 0);
       }
     }
-  });
+  };
+  int64_t share_size = panels * kColumns;
+  Memory<T> all_shares;
+  if (blocks.few) {
+    // With threads to spare the products come first, on all of them: only the steps have to wait.
+    all_shares = allocate<T>(time * batch * share_size);
+    for_steps(pool, blocks, time, steps, [&](int64_t block, int64_t t, int64_t end) {
+      multiply_inputs(block, t, end,
+                      &all_shares[(blocks.first(block) * time + t * blocks.rows(block)) * share_size]);
+    });
+  }
 
-  for_blocks(pool, batch, [&](int64_t first_row, int64_t rows) {
-    Memory<T> scratch = allocate<T>(rows * (3 * stride + kVectors * kLanes<T>));
+  parallel(pool, blocks.count, [&](int64_t block) {
+    int64_t first_row = blocks.first(block), rows = blocks.rows(block);
+    Memory<T> scratch = allocate<T>(rows * (3 * stride + kColumns));
+    Memory<T> some_shares = allocate<T>(blocks.few ? 0 : steps * rows * share_size);
     T* old = scratch.get();
     T* hidden = old + rows * stride;
     T* cell = hidden + rows * stride;
@@ -313,13 +429,33 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
                     (array == 0 ? hidden : cell) + row * stride);
     }
     for (int64_t t = 0; t < time; ++t) {
+      const T* shares = some_shares.get() + t % steps * rows * share_size;
+      if (blocks.few) {
+        shares = &all_shares[(first_row * time + t * rows) * share_size];
+      } else if (t % steps == 0) {
+        multiply_inputs(block, t, std::min(t + steps, time), some_shares.get());
+      }
       std::swap(old, hidden);
       for (int64_t number = 0; number < panels; ++number) {
         int64_t panel = there_and_back(t, number, panels);
-        for (int64_t k = 0; k < units; k += kDepth)
-          multiply<kVectors>(rows, std::min(kDepth, units - k), old + k, stride,
-                             &kernel[panel * panel_size + k * kVectors * kLanes<T>], sums,
-                             kVectors * kLanes<T>, k > 0);
+        if (t + 1 < time) {
+          int64_t place = (t + 1) * batch + first_row;
+          ask_for(call.outputs + place * units, rows * units, number, panels);
+          if (call.gates) ask_for(call.gates + place * width, rows * width, number, panels);
+          for (int array = 0; array < Cell::kArrays && call.gates; ++array)
+            ask_for(call.states[array] + place * units, rows * units, number, panels);
+          if (Cell::kApart && call.apart)
+            ask_for(call.apart + place * units, rows * units, number, panels);
+        }
+        int64_t next = there_and_back(t, std::min(number + 1, panels - 1), panels);
+        for (int64_t k = 0; k < units; k += kDepth) {
+          const T* part = &kernel[(panel * units + k) * kColumns];
+          const T* after = k + kDepth < units ? part + kDepth * kColumns
+                                              : &kernel[next * units * kColumns];
+          multiply<kVectors>(rows, std::min(kDepth, units - k), old + k, stride, part,
+                             {after, kDepth * kColumns}, sums, kColumns, k > 0);
+        }
+        const T* share = shares + panel * rows * kColumns;
         for (int64_t row = 0; row < rows; ++row) {
           int64_t place = t * batch + first_row + row;
           T counted = call.counts ? call.counts[place] : 1;
@@ -330,10 +466,10 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
             Values<V> values;
             for (int gate = 0; gate < kGates; ++gate) {
               int64_t column = gate * units + unit;
-              V x = load_some(call.x + place * width + column, some);
+              int64_t at = ((row * kUnits + j) * kGates + gate) * kLanes<T>;
+              V x = load<V>(share + at), h = load<V>(sums + at);
               V input_bias = load_some(call.input_bias + column, some);
               V bias = load_some(call.bias + column, some);
-              V h = load<V>(sums + ((row * kUnits + j) * kGates + gate) * kLanes<T>);
               if (Cell::kApart && gate == kGates - 1) {
                 values.gates[gate] = x + input_bias;
                 values.apart = h + bias;
@@ -372,26 +508,46 @@ template <class Cell, class T>
 void run_backward(ffi::ThreadPool& pool, const Backward<T>& call) {
   using V = Vector<T>;
   constexpr int kGates = Cell::kGates;
-  auto [time, batch, units] = call.sizes;
+  constexpr int64_t kColumns = kWide * kLanes<T>;
+  auto [time, batch, inputs, units] = call.sizes;
   int64_t width = kGates * units, whole = vectors<T>(units), stride = stride_of<T>(units);
   int64_t panels = ceil_div(whole, kWide), padded = whole * kLanes<T>;
   int64_t depth = kGates * padded, deep_stride = stride_of<T>(depth);
-  constexpr int64_t kColumns = kWide * kLanes<T>;
+  Memory<T> kernel = transposed(pool, call.kernel, units, kGates, units, padded);
+  Memory<T> input_kernel;
+  if (call.d_inputs) input_kernel = transposed(pool, call.input_kernel, inputs, 1, width, width);
 
-  // [panel, gate and unit, column], transposed.
-  Memory<T> kernel = allocate<T>(panels * depth * kColumns);
-  parallel(pool, panels, [&](int64_t panel) {
-    T* to = &kernel[panel * depth * kColumns];
-    std::fill_n(to, depth * kColumns, T(0));
-    for (int64_t j = 0; j < kColumns && panel * kColumns + j < units; ++j) {
-      const T* from = call.kernel + (panel * kColumns + j) * width;
-      for (int gate = 0; gate < kGates; ++gate)
-        for (int64_t unit = 0; unit < units; ++unit)
-          to[(gate * padded + unit) * kColumns + j] = from[gate * units + unit];
+  Blocks blocks(pool, batch);
+  int64_t steps = steps_together(blocks, time);
+  auto give_inputs = [&](int64_t block, int64_t t, int64_t end) {
+    int64_t first_row = blocks.first(block), rows = blocks.rows(block);
+    // [panel, step, row, column]
+    Memory<T> sums = allocate<T>(ceil_div(inputs, kColumns) * (end - t) * rows * kColumns);
+    auto place = [&](int64_t column, int64_t step) {
+      return &sums[(column * (end - t) + (step - t) * kColumns) * rows];
+    };
+    // All inputs before more of the depth: so many numbers of a row stay in the cache.
+    for (int64_t k = 0; k < width; k += kDepth) {
+      for (int64_t column = 0; column < inputs; column += kColumns) {
+        const T* part = &input_kernel[column * width + k * kColumns];
+        Later<T> later = {part + width * kColumns, kDepth * kColumns};
+        for (int64_t step = t; step < end; ++step)
+          multiply<kWide>(rows, std::min(kDepth, width - k),
+                          call.d_gates + (step * batch + first_row) * width + k, width, part,
+                          later.part(step - t, end - t), place(column, step), kColumns, k > 0);
+      }
     }
-  });
+    for (int64_t column = 0; column < inputs; column += kColumns) {
+      for (int64_t step = t; step < end; ++step) {
+        for (int64_t row = 0; row < rows; ++row)
+          std::copy_n(place(column, step) + row * kColumns, std::min(kColumns, inputs - column),
+                      call.d_inputs + (step * batch + first_row + row) * inputs + column);
+      }
+    }
+  };
 
-  for_blocks(pool, batch, [&](int64_t first_row, int64_t rows) {
+  parallel(pool, blocks.count, [&](int64_t block) {
+    int64_t first_row = blocks.first(block), rows = blocks.rows(block);
     // Panels are whole where the units are not.
     int64_t wide = panels * kColumns + stride - padded;
     Memory<T> scratch = allocate<T>(rows * (wide + stride + deep_stride));
@@ -439,13 +595,18 @@ void run_backward(ffi::ThreadPool& pool, const Backward<T>& call) {
         }
       }
       int64_t parts = ceil_div(depth, kDepth) * panels;
+      auto place = [&](int64_t part) {
+        return &kernel[(part % panels * depth + part / panels * kDepth) * kColumns];
+      };
       for (int64_t number = 0; number < parts; ++number) {
         int64_t part = there_and_back(t, number, parts);
+        int64_t next = there_and_back(t, std::min(number + 1, parts - 1), parts);
         int64_t k = part / panels * kDepth, panel = part % panels;
-        multiply<kWide>(rows, std::min(kDepth, depth - k), d_h + k, deep_stride,
-                        &kernel[(panel * depth + k) * kColumns], d_hidden + panel * kColumns, wide,
-                        true);
+        multiply<kWide>(rows, std::min(kDepth, depth - k), d_h + k, deep_stride, place(part),
+                        {place(next), kDepth * kColumns}, d_hidden + panel * kColumns, wide, true);
       }
+      if (call.d_inputs && !blocks.few && t % steps == 0)
+        give_inputs(block, t, std::min(t + steps, time));
     }
     for (int64_t row = 0; row < rows; ++row) {
       std::copy_n(d_hidden + row * wide, units, call.d_state[0] + (first_row + row) * units);
@@ -453,6 +614,7 @@ void run_backward(ffi::ThreadPool& pool, const Backward<T>& call) {
         std::copy_n(d_cell + row * stride, units, call.d_state[1] + (first_row + row) * units);
     }
   });
+  if (call.d_inputs && blocks.few) for_steps(pool, blocks, time, steps, give_inputs);
 }
 
 template <class Body>
@@ -478,19 +640,19 @@ struct Operands {
   }
 };
 
-// (kernel, biases of input and state, x, state..., [counts]) ->
+// (input's kernel and bias, kernel, bias, inputs, state..., [counts]) ->
 // (outputs, last state..., [gates, [apart], states...])
 ffi::Error RecurForward(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
                         ffi::RemainingRets results, std::string_view cell, bool masked) {
-  auto x = *arguments.get<Numbers>(3);
+  auto kernel = *arguments.get<Numbers>(2), inputs = *arguments.get<Numbers>(4);
   return with_cell(cell, [&](auto equations) {
     using Cell = decltype(equations);
     constexpr int kArrays = Cell::kArrays;
     Operands operands{arguments, results};
-    auto sizes = x.dimensions();
-    Forward<Number> call = {{sizes[0], sizes[1], sizes[2] / Cell::kGates}};
-    call.kernel = operands.next(), call.input_bias = operands.next();
-    call.bias = operands.next(), call.x = operands.next();
+    auto sizes = inputs.dimensions();
+    Forward<Number> call = {{sizes[0], sizes[1], sizes[2], kernel.dimensions()[0]}};
+    call.input_kernel = operands.next(), call.input_bias = operands.next();
+    call.kernel = operands.next(), call.bias = operands.next(), call.inputs = operands.next();
     for (int i = 0; i < kArrays; ++i) call.state[i] = operands.next();
     call.counts = operands.next(masked);
     call.outputs = operands.next_result();
@@ -504,23 +666,26 @@ ffi::Error RecurForward(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
   });
 }
 
-// (kernel, gates, [apart], states..., gradients of outputs and last state..., [counts]) ->
-// (gradients of x, [product with the kernel], and first state...)
+// ([input's kernel], kernel, gates, [apart], states..., gradients of outputs and last state...,
+// [counts]) -> (gradients of [inputs], their product, [the state's product], and first state...)
 ffi::Error RecurBackward(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
                          ffi::RemainingRets results, std::string_view cell, bool masked) {
-  auto gates = *arguments.get<Numbers>(1);
   return with_cell(cell, [&](auto equations) {
     using Cell = decltype(equations);
     constexpr int kArrays = Cell::kArrays;
     Operands operands{arguments, results};
-    auto sizes = gates.dimensions();
-    Backward<Number> call = {{sizes[0], sizes[1], sizes[2] / Cell::kGates}};
-    call.kernel = operands.next();
+    bool wanted = results.size() > 1 + Cell::kApart + kArrays;
+    auto input_kernel = *arguments.get<Numbers>(0), kernel = *arguments.get<Numbers>(wanted);
+    auto sizes = (*arguments.get<Numbers>(wanted + 1)).dimensions();
+    Backward<Number> call = {
+        {sizes[0], sizes[1], input_kernel.dimensions()[0], kernel.dimensions()[0]}};
+    call.input_kernel = operands.next(wanted), call.kernel = operands.next();
     call.gates = operands.next(), call.apart = operands.next(Cell::kApart);
     for (int i = 0; i < kArrays; ++i) call.states[i] = operands.next();
     call.d_outputs = operands.next();
     for (int i = 0; i < kArrays; ++i) call.d_last[i] = operands.next();
     call.counts = operands.next(masked);
+    call.d_inputs = operands.next_result(wanted);
     call.d_gates = operands.next_result(), call.d_h = operands.next_result(Cell::kApart);
     for (int i = 0; i < kArrays; ++i) call.d_state[i] = operands.next_result();
     run_backward<Cell>(pool, call);

@@ -293,7 +293,7 @@ def scan_steps(
     Returns:
         Outputs, and the state after the last step.
     """
-    outputs, final, *_ = _forward_by_scan(cell, *_forward_arguments(inputs, weights, state, counts))
+    outputs, final, *_ = _forward_by_scan(cell, weights, inputs, state, counts)
     return outputs, final
 
 
@@ -310,19 +310,14 @@ def recur(
     def scan(*arguments: Any) -> Any:
         return _forward_by_scan(cell, *arguments)[:2]
 
-    return recur_forward(cell.kernel, scan, *_forward_arguments(inputs, weights, state, counts))
-
-
-def _forward_arguments(inputs: Any, weights: Weights, state: State, counts: Any) -> Any:
-    input_kernel, input_bias, kernel, bias = weights
-    return (kernel, input_bias, bias), inputs @ input_kernel, state, counts
+    return recur_forward(cell.kernel, scan, weights, inputs, state, counts)
 
 
 def _shares(
-    cell: Cell, weights: Any, x: Gates, state: State
+    cell: Cell, weights: Weights, x: Gates, state: State
 ) -> tuple[Gates] | tuple[Gates, Float[Array, "batch features"]]:
-    """What the equations see of input and state."""
-    kernel, input_bias, bias = weights
+    """What the equations see of the input's product and the state."""
+    _, input_bias, kernel, bias = weights
     h = state[0] @ kernel
     if cell.sums:
         return (x + h + (input_bias + bias),)
@@ -340,7 +335,7 @@ def _step(
     return new[0] * counts, new
 
 
-def _forward_by_scan(cell: Cell, weights: Any, x: Any, state: State, counts: Any) -> Any:
+def _forward_by_scan(cell: Cell, weights: Weights, inputs: Any, state: State, counts: Any) -> Any:
     """Outputs, last state, and of all steps the shares and the state before."""
 
     def step(state: State, given: Any) -> Any:
@@ -349,14 +344,24 @@ def _forward_by_scan(cell: Cell, weights: Any, x: Any, state: State, counts: Any
         output, new = _step(cell, counts, shares, state)
         return new, (output, shares, state)
 
-    final, (outputs, shares, states) = jax.lax.scan(step, state, (x, counts))
+    final, (outputs, shares, states) = jax.lax.scan(step, state, (inputs @ weights[0], counts))
     return outputs, final, shares, states
 
 
 def _backward_by_scan(
-    cell: Cell, kernel: Any, shares: Any, states: State, d_outputs: Any, d_final: State, counts: Any
+    cell: Cell,
+    kernels: Any,
+    shares: Any,
+    states: State,
+    d_outputs: Any,
+    d_final: State,
+    counts: Any,
 ) -> Any:
-    """Gradients of the input's and the state's products, if they differ, and of the first state."""
+    """Gradients of the inputs, of their and the state's products, and of the first state.
+
+    The inputs' is None without their kernel, the second of the products' if it is the first's.
+    """
+    input_kernel, kernel = kernels
     transposed = kernel.T
 
     def step(d_state: State, given: Any) -> Any:
@@ -372,28 +377,29 @@ def _backward_by_scan(
 
     given = (shares, states, d_outputs, counts)
     d_state, (d_x, d_h) = jax.lax.scan(step, d_final, given, reverse=True)
-    return d_x, d_h, d_state
+    return None if input_kernel is None else d_x @ input_kernel.T, d_x, d_h, d_state
 
 
-def _recur_forward(cell: Cell, inputs: Any, weights: Weights, state: State, counts: Any) -> Any:
+def _recur_forward(cell: Cell, *primals: Any) -> Any:
+    # Without need no gradient of the inputs: of a kernel's results XLA drops none that is not used.
+    wanted = primals[0].perturbed
+    inputs, weights, state, counts = jax.tree.map(lambda primal: primal.value, primals)
     outputs, final, shares, states = recur_forward(
-        cell.kernel,
-        functools.partial(_forward_by_scan, cell),
-        *_forward_arguments(inputs, weights, state, counts),
+        cell.kernel, functools.partial(_forward_by_scan, cell), weights, inputs, state, counts
     )
-    input_kernel, _, kernel, _ = weights
-    return (outputs, final), (inputs, input_kernel, kernel, counts, shares, states)
+    kernels = (weights[0] if wanted else None, weights[2])
+    return (outputs, final), (inputs, kernels, counts, shares, states)
 
 
 def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
-    inputs, input_kernel, kernel, counts, shares, states = residuals
-    d_x, d_h, d_state = recur_backward(
+    inputs, kernels, counts, shares, states = residuals
+    d_inputs, d_x, d_h, d_state = recur_backward(
         cell.kernel,
         functools.partial(_backward_by_scan, cell),
-        kernel,
+        kernels,
         shares,
         states,
-        *gradients,
+        *jax.tree.map(_instantiated, gradients),
         counts,
     )
     d_h = d_x if cell.sums else d_h
@@ -405,10 +411,16 @@ def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
         d_bias,
     )
     d_counts = None if counts is None else jnp.zeros_like(counts)
-    return d_x @ input_kernel.T, d_weights, d_state, d_counts
+    return d_inputs, d_weights, d_state, d_counts
 
 
-recur.defvjp(_recur_forward, _recur_backward)
+def _instantiated(gradient: Any) -> Array:
+    if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+        return jnp.zeros(gradient.shape, gradient.dtype)
+    return gradient
+
+
+recur.defvjp(_recur_forward, _recur_backward, symbolic_zeros=True)
 
 
 def _cell(name: str) -> Cell:

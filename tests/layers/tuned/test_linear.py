@@ -14,6 +14,7 @@ from tuned_forms import (
     lowered_gradients,
 )
 
+from zoo.kernels import library
 from zoo.layers.tuned.linear import add_up_rows, multiply, multiply_by_each
 
 # What calls a kernel instead of a product.
@@ -197,6 +198,20 @@ def test_elsewhere_many_rows_are_three_products(platform):
     lowered = lowered_gradients(multiply, x, kernel, dy, platform)
     assert (contractions(lowered), lowered.count("custom_call")) == (3, 0)
     assert kept(multiply, x, kernel) <= kept(plain, x, kernel)
+
+
+@compiled
+def test_only_a_gradient_asks_for_the_kernel_of_many_rows(monkeypatch):
+    """What only predicts does not wait for its compilation; where that fails XLA's is used."""
+    asked = []
+    monkeypatch.setattr(library, "target", lambda kernel, dtype: asked.append(kernel))
+    x, kernel, dy = problem((300, 100), 100, jnp.float32)
+    jax.jit(multiply).lower(x, kernel)
+    assert not asked
+    lowered = lowered_gradients(multiply, x, kernel, dy)
+    assert asked == [MANY_ROWS]
+    assert (contractions(lowered), lowered.count("custom_call")) == (3, 0)
+    assert_close(gradients(multiply, x, kernel, dy), gradients(plain, x, kernel, dy), 1e-6)
 
 
 @compiled

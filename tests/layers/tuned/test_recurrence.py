@@ -11,10 +11,21 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from zoo.kernels import library
 from zoo.layers import recurrence
+from zoo.layers.tuned import recurrence as tuned_recurrence
 from zoo.layers.tuned.platform import has_kernel
 
 every_cell = pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
+
+
+# Of so many rows of all steps there is no kernel.
+FEW_ROWS = tuned_recurrence._FEW_ROWS
+
+
+@pytest.fixture(autouse=True)
+def kernels_of_few_rows(monkeypatch):
+    """Small problems are the kernels', too."""
+    monkeypatch.setattr(tuned_recurrence, "_FEW_ROWS", 0)
 
 
 @pytest.fixture
@@ -102,6 +113,55 @@ def test_it_computes_the_equations_and_their_gradients(cell, masked, dtype, time
         tuned_forms.assert_close(ours(*arguments), theirs, TOLERANCE[dtype])
         without = jax.jit(lambda *a: recur(cell, *a, counts))(*arguments)
         tuned_forms.assert_close(without, theirs[0], TOLERANCE[dtype])
+
+
+# Inputs of which some panels and parts are whole and the last is not; steps of which some are taken
+# together and the last are fewer; blocks of rows for each thread, and fewer than threads.
+@tuned_forms.compiled
+@every_cell
+@pytest.mark.parametrize(
+    ("time", "batch", "features", "inputs"), [(11, 37, 20, 300), (40, 9, 65, 64), (18, 16, 270, 1)]
+)
+def test_many_inputs_and_steps(cell, time, batch, features, inputs):
+    with jax.enable_x64(True):
+        arguments, counts = draw(cell, time, batch, features, "float64", True, inputs)
+        ours = jax.jit(value_and_gradients(recur, cell, counts))
+        assert ours.lower(*arguments).as_text().count("recur_") >= 2
+        theirs = jax.jit(value_and_gradients(plain, cell, counts))(*arguments)
+        tuned_forms.assert_close(ours(*arguments), theirs, 1e-12)
+
+
+@tuned_forms.compiled
+@every_cell
+def test_without_need_there_is_no_gradient_of_the_inputs(cell):
+    """A kernel's results are all computed, whether they are used or not."""
+    arguments, _ = draw(cell, 4, 3, 8, "float32", inputs=5)
+    x, weights, state = arguments
+
+    def of_weights(function):
+        def of(weights):
+            outputs, final = function(cell, x, weights, state, None)
+            return jnp.sin(outputs).sum() + sum((array**2).sum() for array in final)
+
+        return jax.grad(of)
+
+    (call,) = (
+        line
+        for line in jax.jit(of_weights(recur)).lower(weights).as_text().splitlines()
+        if "custom_call" in line and "recur_backward" in line
+    )
+    assert "tensor<4x3x5xf32>" not in call
+    tuned_forms.assert_close(of_weights(recur)(weights), of_weights(plain)(weights), 2e-6)
+
+
+@tuned_forms.compiled
+@every_cell
+def test_of_few_rows_there_is_the_scan(cell, monkeypatch):
+    monkeypatch.setattr(tuned_recurrence, "_FEW_ROWS", FEW_ROWS)
+    for time, batch, calls in [(1, FEW_ROWS, 0), (8, FEW_ROWS // 8, 0), (5, FEW_ROWS // 4, 2)]:
+        arguments, counts = draw(cell, time, batch, 8, "float32", masked=True)
+        program = jax.jit(value_and_gradients(recur, cell, counts)).lower(*arguments)
+        assert program.as_text().count("custom_call @") == calls
 
 
 @every_cell

@@ -11,7 +11,13 @@ from jaxtyping import Array, Float
 
 from zoo.layers.tuned.bilinear import Form, differentiable
 from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
-from zoo.layers.tuned.platform import are_known, by_platform, has_kernel, kernel_call
+from zoo.layers.tuned.platform import (
+    are_known,
+    by_platform,
+    has_kernel,
+    kernel_call,
+    may_have_kernels,
+)
 
 Input = Float[Array, "*batch inputs"]
 Kernel = Float[Array, "inputs features"]
@@ -40,7 +46,7 @@ def multiply(x: Input, kernel: Kernel) -> Output:
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     *rows, inputs = x.shape
     features = kernel.shape[1]
-    if has_many_rows(math.prod(rows), inputs, features, dtype):
+    if _are_many(math.prod(rows), inputs, features) and may_have_kernels(dtype):
         return _multiply_many(x.reshape(-1, inputs), kernel, None).reshape(*rows, -1)
     return _multiply(x, kernel) if features >= _LEAST_FEATURES else x @ kernel
 
@@ -126,6 +132,10 @@ def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Arra
 
 def has_many_rows(rows: int, inputs: int, features: int, dtype: np.dtype) -> bool:
     """Returns whether ``add_up_rows`` can be called, and is worth it."""
+    return _are_many(rows, inputs, features) and has_kernel("contract_rows", dtype)
+
+
+def _are_many(rows: int, inputs: int, features: int) -> bool:
     return (
         are_known(rows, inputs, features)
         and rows >= _MANY_ROWS
@@ -133,7 +143,6 @@ def has_many_rows(rows: int, inputs: int, features: int, dtype: np.dtype) -> boo
         and features >= _LEAST_FEATURES
         and inputs * features <= _MOST_NUMBERS
         and rows * inputs * features >= _LEAST_WORK
-        and has_kernel("contract_rows", dtype)
     )
 
 
@@ -145,12 +154,19 @@ def add_up_rows(x: Input, dy: Output) -> Kernel:
     return sums
 
 
+def _add_up_many(x: Input, dy: Output, _: None) -> Kernel:
+    # Asked here and not where the product is traced: what is never differentiated, as a model that
+    # only predicts, need not wait for the compilation.
+    product = add_up_rows if has_kernel("contract_rows", x.dtype) else _from_wider
+    return product(x, dy)
+
+
 # Of rows, a kernel and nothing else. Only the kernel's gradient is faster than XLA's.
 _multiply_many, _, _ = differentiable(
     "linear",
     Form("b i, i f -> b f", lambda x, kernel, _: x @ kernel),
     Form("b f, i f -> b i", lambda dy, kernel, _: dy @ kernel.T),
-    Form("b i, b f -> i f", lambda x, dy, _: x.T @ dy, lambda x, dy, _: add_up_rows(x, dy)),
+    Form("b i, b f -> i f", lambda x, dy, _: x.T @ dy, _add_up_many),
 )
 
 

@@ -25,16 +25,22 @@ def are_known(*sizes: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
+def may_have_kernels(dtype: np.dtype) -> bool:
+    """Returns whether it is worth to ask ``has_kernel``; compiles nothing.
+
+    Not beside a GPU or TPU: what little is left to the CPU there is not worth a compilation.
+    """
+    return (
+        dtype.name in library.NUMBERS and jax.default_backend() == "cpu" and library.can_compile()
+    )
+
+
 def has_kernel(kernel: str, dtype: np.dtype) -> bool:
     """Returns whether programs that are compiled for this machine's CPU may call a kernel of ours.
 
-    Not beside a GPU or TPU: what little is left to the CPU there is not worth its compilation.
+    It is compiled for that, and waited for, if this machine never asked for it.
     """
-    return (
-        dtype.name in library.NUMBERS
-        and jax.default_backend() == "cpu"
-        and library.target(kernel, dtype.name) is not None
-    )
+    return may_have_kernels(dtype) and library.target(kernel, dtype.name) is not None
 
 
 def kernel_call(

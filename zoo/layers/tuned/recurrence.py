@@ -19,6 +19,9 @@ from zoo.layers.tuned.platform import are_known, has_kernel, kernel_call
 
 Scan = Callable[..., Any]
 
+# A kernel first arranges the weights; for so many rows of all steps XLA is done by then.
+_FEW_ROWS = 64
+
 
 def recur_forward(cell: str, scan: Scan, weights: Any, *rows: Any) -> Any:
     """Calls ``scan``, or the kernel that does the same forwards.
@@ -26,8 +29,8 @@ def recur_forward(cell: str, scan: Scan, weights: Any, *rows: Any) -> Any:
     Args:
         cell: what the kernel calls the equations; empty: there are none.
         scan: (weights, *rows) -> any tree of arrays; of the same cell.
-        weights: recurrent kernel and the biases of input and state.
-        *rows: products of the inputs, state and counts; the last but one axis is the batch, there
+        weights: the input's kernel and bias, and those of the state.
+        *rows: inputs, state and counts; the last but one axis is the batch, there
             and in the results.
     """
     return _choose("recur_forward", cell, scan, weights, rows)
@@ -39,7 +42,7 @@ def recur_backward(cell: str, scan: Scan, weights: Any, *rows: Any) -> Any:
     Args:
         cell: what the kernel calls the equations; empty: there are none.
         scan: (weights, *rows) -> any tree of arrays; of the same cell.
-        weights: recurrent kernel, alone.
+        weights: the input's kernel, if its gradient is asked for, and the recurrent one.
         *rows: what ``recur_forward`` returned to be kept, the gradients of its outputs and last
             state, and counts; the last but one axis is the batch, there and in the results.
     """
@@ -63,7 +66,13 @@ def _fits(kernel: str, weights: Any, rows: Any) -> bool:
     arrays = jax.tree.leaves((weights, rows))
     sizes = [size for array in arrays for size in array.shape]
     (dtype, *others) = {array.dtype for array in arrays}
-    return are_known(*sizes) and not others and math.prod(sizes) > 0 and has_kernel(kernel, dtype)
+    return (
+        are_known(*sizes)
+        and not others
+        and math.prod(sizes) > 0
+        and math.prod(jax.tree.leaves(rows)[0].shape[:2]) > _FEW_ROWS
+        and has_kernel(kernel, dtype)
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -76,14 +85,13 @@ def _by_platform(kernel: str, cell: str, scan: Scan, weights: Any, rows: Any) ->
         return jax.tree.leaves(scan(weights, *rows))
 
     results, result_tree = jax.tree.flatten(jax.eval_shape(scan, weights, *rows))
-    # What becomes of the gates is written over them.
-    same = [place for place, one in enumerate(results) if one.shape == leaves[whole].shape]
+    # The gradient of the gates is written over them; the inputs' is before it, if it is wanted.
+    aliases = {whole: whole - 1} if kernel == "recur_backward" else {}
 
     def call(*leaves: Array) -> list[Array]:
         # Of a device that has some of the rows.
         batch = leaves[whole].shape[-2]
         some = [one.update(shape=(*one.shape[:-2], batch, one.shape[-1])) for one in results]
-        aliases = {whole: same[0]} if same else {}
         function = kernel_call(kernel, leaves[0].dtype, some, aliases)
         return list(function(*leaves, cell=cell, masked=rows[-1] is not None))
 
