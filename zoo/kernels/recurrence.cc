@@ -1,11 +1,11 @@
 // Recurrent layers over whole sequences, forwards and backwards.
 //
 // The rows of a batch do not depend on each other: a thread takes some of them through the whole
-// sequence and waits for no other. Its states and the recurrent kernel stay in the core's cache, and
-// so does what the input gives to some steps, or what these give to the input's gradient: of that
-// nothing is written to memory and read again.
-// The equations are applied to sums while these are in registers, so the kernel's columns are
-// arranged by unit: the gates of one vector of units stand side by side.
+// sequence and waits for no other. Its states and the recurrent kernel stay in the core's cache, as
+// does what the inputs of some steps give, so that no product is written to memory and read again.
+//
+// The equations are applied to sums while these are in the first-level cache, so the kernel's
+// columns are arranged by unit: the gates of one vector of units stand side by side.
 // Sources of the equations: zoo/layers/recurrence.py.
 
 #include <cmath>
@@ -189,8 +189,8 @@ struct RnnRelu {
   }
 };
 
-// What is read after a panel: bit by bit, all while the panel is multiplied, it is brought into the
-// second-level cache.
+// What is read after a panel: bit by bit, while the panel is multiplied, it is brought into the
+// second-level cache. It may be beyond the end, where asking does nothing.
 template <class T>
 struct Later {
   const T* from;
@@ -355,7 +355,8 @@ template <class T>
 Memory<T> transposed(ffi::ThreadPool& pool, const T* from, int64_t rows, int gates, int64_t units,
                      int64_t padded) {
   constexpr int64_t kColumns = kWide * kLanes<T>, kBlock = 64 / sizeof(T);
-  int64_t panels = ceil_div(rows, kColumns), width = gates * units, size = gates * padded * kColumns;
+  int64_t panels = ceil_div(rows, kColumns), width = gates * units;
+  int64_t size = gates * padded * kColumns;
   Memory<T> kernel = allocate<T>(panels * size);
   parallel(pool, panels, [&](int64_t panel) {
     T* to = &kernel[panel * size];
@@ -410,8 +411,8 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
     // With threads to spare the products come first, on all of them: only the steps have to wait.
     all_shares = allocate<T>(time * batch * share_size);
     for_steps(pool, blocks, time, steps, [&](int64_t block, int64_t t, int64_t end) {
-      multiply_inputs(block, t, end,
-                      &all_shares[(blocks.first(block) * time + t * blocks.rows(block)) * share_size]);
+      int64_t rows_before = blocks.first(block) * time + t * blocks.rows(block);
+      multiply_inputs(block, t, end, &all_shares[rows_before * share_size]);
     });
   }
 
