@@ -12,6 +12,7 @@ constexpr int64_t kDepth = 192;
 // Sums, and columns on the right, that stay in the second-level cache.
 constexpr int64_t kMostSums = 1 << 18;
 constexpr int64_t kMostColumns = 512;
+constexpr int64_t kLeastColumns = 128;
 // Numbers between panels, which would share the cache's sets.
 constexpr int64_t kApart = 32;
 // Sums for which another thread is woken.
@@ -72,8 +73,11 @@ void contract(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy, Number
   int64_t threads = pool.num_threads();
   int64_t most = std::clamp(kMostSums / inputs / kWide * kWide, kWide, kMostColumns);
   int64_t chunks = ceil_div(features, most);
-  // As many for each thread, or as many threads for each.
-  while (chunks % threads != 0 && threads % chunks != 0) ++chunks;
+  // As many for each thread, or as many threads for each, if they stay wide: each copies all of x.
+  auto uneven = [&](int64_t count) { return count % threads != 0 && threads % count != 0; };
+  int64_t even = chunks;
+  while (uneven(even)) ++even;
+  if (features / even >= kLeastColumns) chunks = even;
   int64_t wide = ceil_div(ceil_div(features, kWide), chunks) * kWide;
   chunks = ceil_div(features, wide);
   // Rows are divided where there are more threads than chunks of columns.
