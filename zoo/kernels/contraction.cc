@@ -74,9 +74,8 @@ void contract(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy, Number
   int64_t most = std::clamp(kMostSums / inputs / kWide * kWide, kWide, kMostColumns);
   int64_t chunks = ceil_div(features, most);
   // As many for each thread, or as many threads for each, if they stay wide: each copies all of x.
-  auto uneven = [&](int64_t count) { return count % threads != 0 && threads % count != 0; };
   int64_t even = chunks;
-  while (uneven(even)) ++even;
+  while (even % threads != 0 && threads % even != 0) ++even;
   if (features / even >= kLeastColumns) chunks = even;
   int64_t wide = ceil_div(ceil_div(features, kWide), chunks) * kWide;
   chunks = ceil_div(features, wide);

@@ -26,13 +26,8 @@ def are_known(*sizes: Any) -> bool:
 
 
 def may_have_kernels(dtype: np.dtype) -> bool:
-    """Returns whether it is worth to ask ``has_kernel``; compiles nothing.
-
-    Not beside a GPU or TPU: what little is left to the CPU there is not worth a compilation.
-    """
-    return (
-        dtype.name in library.NUMBERS and jax.default_backend() == "cpu" and library.can_compile()
-    )
+    """Returns whether it is worth to ask ``has_kernel``; compiles nothing."""
+    return _are_wanted(dtype) and library.can_compile()
 
 
 def has_kernel(kernel: str, dtype: np.dtype) -> bool:
@@ -40,7 +35,12 @@ def has_kernel(kernel: str, dtype: np.dtype) -> bool:
 
     It is compiled for that, and waited for, if this machine never asked for it.
     """
-    return may_have_kernels(dtype) and library.target(kernel, dtype.name) is not None
+    return _are_wanted(dtype) and library.target(kernel, dtype.name) is not None
+
+
+def _are_wanted(dtype: np.dtype) -> bool:
+    # Not beside a GPU or TPU: what little is left to the CPU there is not worth a compilation.
+    return dtype.name in library.NUMBERS and jax.default_backend() == "cpu"
 
 
 def kernel_call(

@@ -30,8 +30,8 @@ def recur_forward(cell: str, scan: Scan, weights: Any, *rows: Any) -> Any:
         cell: what the kernel calls the equations; empty: there are none.
         scan: (weights, *rows) -> any tree of arrays; of the same cell.
         weights: the input's kernel and bias, and those of the state.
-        *rows: inputs, state and counts; the last but one axis is the batch, there
-            and in the results.
+        *rows: inputs, state and counts; the last but one axis is the batch, there and in the
+            results.
     """
     return _choose("recur_forward", cell, scan, weights, rows)
 
