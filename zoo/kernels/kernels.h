@@ -18,6 +18,10 @@
 #include <new>
 #include <type_traits>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #include "xla/ffi/api/ffi.h"
 
 namespace zoo {
@@ -54,6 +58,9 @@ constexpr int kLanes = VectorOf<T>::kLanes;
 template <class T>
 constexpr int kColumns = 2 * kLanes<T>;
 
+// How often a thread asks whether the others are done before it sleeps: 40 to 150 microseconds.
+constexpr int kPatience = 4000;
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // V is a vector or a single number: what is done with numbers is written once.
@@ -72,6 +79,24 @@ inline void store(T* to, V value) {
   } else {
     *reinterpret_cast<typename VectorOf<T>::Loose*>(to) = value;
   }
+}
+
+// Stores what is not read soon: it goes past the caches, where the processor can, and the line that
+// it takes is not read first. ``to`` is aligned; ``written_past`` comes before another thread reads.
+template <class T>
+inline void store_past(T* to, Vector<T> value) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(value));
+#else
+  store(to, value);
+#endif
+}
+inline void written_past() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
 }
 
 // Calls body(V{}, place) for all places from 0 to count: for whole vectors, then one by one.
@@ -98,6 +123,13 @@ Memory<T> allocate(int64_t count) {
   return Memory<T>(memory);
 }
 
+// Waits for a moment, for another thread of the same core not to wait as well.
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // Calls body(item) for items from 0 to count, on all threads of the pool, and waits for the last.
 //
 // The caller works as well and only waits for items that a thread has begun: the pool's threads may
@@ -105,8 +137,7 @@ Memory<T> allocate(int64_t count) {
 inline void parallel(xla::ffi::ThreadPool& pool, int64_t count,
                      const std::function<void(int64_t)>& body) {
   struct Progress {
-    std::atomic<int64_t> begun{0};
-    int64_t done = 0;
+    std::atomic<int64_t> begun{0}, done{0};
     std::mutex mutex;
     std::condition_variable all_done;
   };
@@ -115,16 +146,18 @@ inline void parallel(xla::ffi::ThreadPool& pool, int64_t count,
   auto work = [progress, count, &body] {
     int64_t mine = 0;
     for (int64_t item; (item = progress->begun++) < count; ++mine) body(item);
-    if (mine == 0) return;
+    if (mine == 0 || (progress->done += mine) < count) return;
     std::lock_guard<std::mutex> lock(progress->mutex);
-    progress->done += mine;
-    if (progress->done == count) progress->all_done.notify_one();
+    progress->all_done.notify_one();
   };
   int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
   for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule(decltype(work)(work));
   work();
+  // To fall asleep and be woken takes as long as some of the smaller calls.
+  auto is_done = [&] { return progress->done == count; };
+  for (int turn = 0; turn < kPatience && !is_done(); ++turn) pause();
   std::unique_lock<std::mutex> lock(progress->mutex);
-  progress->all_done.wait(lock, [&] { return progress->done == count; });
+  progress->all_done.wait(lock, is_done);
 }
 
 // A matrix whose element (i, j) is at data[i * rows + j * columns].
@@ -187,9 +220,50 @@ void product(int64_t rows, int64_t depth, const Matrix<T>& of, const Read& read,
     }
   };
   some(std::integral_constant<int, kRows>());
-  some(std::integral_constant<int, 4>());
+  some(std::integral_constant<int, 6>());
+  some(std::integral_constant<int, 3>());
   some(std::integral_constant<int, 1>());
 }
+
+// What outputs become before they are stored: multiplied by a scale and added to a shift of each
+// feature, added to other numbers of the same place, and rectified.
+template <class T>
+struct Finish {
+  const T *scale = nullptr, *shift = nullptr, *others = nullptr;
+  bool rectify = false;
+
+  Finish() = default;
+  // From no arguments, or scale and shift, or these and the others.
+  Finish(const xla::ffi::RemainingArgs& arguments, bool rectify) : rectify(rectify) {
+    auto at = [&](size_t i) {
+      return i < arguments.size() ? arguments.get<Numbers>(i)->typed_data() : nullptr;
+    };
+    scale = at(0), shift = at(1), others = at(2);
+  }
+
+  // place: of the first output, among all.
+  template <class V>
+  V operator()(V y, int64_t feature, int64_t place) const {
+    if (scale != nullptr) y = y * load<V>(scale + feature) + load<V>(shift + feature);
+    if (others != nullptr) y += load<V>(others + place);
+    if (rectify) y = y < 0 ? V{} : y;
+    return y;
+  }
+
+  // A row of outputs, of some features from one on; kPast: see ``store_past``.
+  template <bool kPast = false>
+  void row(const T* from, int64_t count, int64_t feature, int64_t place, T* outputs) const {
+    for_vectors<T>(count, [&](auto kind, int64_t i) {
+      using V = decltype(kind);
+      V y = (*this)(load<V>(from + i), feature + i, place + i);
+      if constexpr (kPast && !std::is_same_v<V, T>) {
+        store_past<T>(outputs + place + i, y);
+      } else {
+        store<V>(outputs + place + i, y);
+      }
+    });
+  }
+};
 
 // The binding of a function of two arrays that fills a third, on XLA's threads; options come after.
 inline auto binary() {
@@ -198,6 +272,17 @@ inline auto binary() {
       .Arg<Numbers>()
       .Arg<Numbers>()
       .Ret<Numbers>();
+}
+
+// The same, where arguments and an option of ``Finish`` come after the two arrays.
+inline auto finished() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<xla::ffi::ThreadPool>()
+      .Arg<Numbers>()
+      .Arg<Numbers>()
+      .RemainingArgs()
+      .Ret<Numbers>()
+      .Attr<bool>("rectify");
 }
 
 }  // namespace zoo

@@ -25,6 +25,7 @@ SWITCH = "ZOO_KERNELS"
 SOURCES = {
     "winograd": ("convolve_tiles", "input_gradient_tiles", "kernel_gradient_tiles"),
     "windows": ("convolve_windows", "kernel_gradient_windows"),
+    "pointwise": ("convolve_pixels",),
     "products": ("multiply_rows",),
     "contraction": ("contract_rows",),
     "recurrence": ("recur_forward", "recur_backward"),
@@ -111,8 +112,8 @@ def _compiled(source: str, dtype: str) -> Path | None:
     if compiler is None:
         return None
     file = _FOLDER / f"{source}.cc"
-    content = file.read_bytes() + (_FOLDER / "kernels.h").read_bytes()
-    made_for = (_OPTIONS, dtype, process.processor_features(), content)
+    contents = [part.read_bytes() for part in (file, *sorted(_FOLDER.glob("*.h")))]
+    made_for = (_OPTIONS, dtype, process.processor_features(), contents)
     version = hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]
     library = process.compilation_cache_folder() / f"kernels-{source}-{version}.so"
     failure = "" if library.exists() else _compile(compiler, dtype, file, library)

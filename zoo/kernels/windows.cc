@@ -70,7 +70,7 @@ Windows<T> windows_of(const Numbers& x, const Numbers& y, Window window) {
 
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel, Numbers& y,
-              Window window) {
+              Window window, const Finish<T>& finish) {
   constexpr int64_t kWide = kColumns<T>;
   int64_t channels = x.dimensions()[3], features = y.dimensions()[3];
   int64_t panels = ceil_div(features, kWide), depth = window.height * window.width * channels;
@@ -88,19 +88,17 @@ void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel, Nu
   T* outputs = y.typed_data();
   parallel(pool, ceil_div(rows, kOutputRows), [&](int64_t block) {
     auto windows = windows_of<T>(x, y, window);
-    Memory<T> edge = allocate<T>(columns * kWide);
+    Memory<T> sums = allocate<T>(columns * kWide);
     int64_t end = std::min(rows, (block + 1) * kOutputRows);
     for (int64_t row = block * kOutputRows; row < end; ++row) {
       windows.read(row);
       for (int64_t panel = 0; panel < panels; ++panel) {
-        T* to = outputs + row * columns * features + panel * kWide;
-        const T* right = &arranged[panel * depth * kWide];
-        int64_t some = std::min(kWide, features - panel * kWide);
-        bool whole = some == kWide;
-        product<false>(columns, depth, windows.by_windows(), Rows<T>{right, kWide},
-                       whole ? to : edge.get(), whole ? features : kWide);
-        for (int64_t i = 0; i < columns && !whole; ++i)
-          std::copy_n(&edge[i * kWide], some, to + i * features);
+        int64_t feature = panel * kWide, some = std::min(kWide, features - feature);
+        product<false>(columns, depth, windows.by_windows(),
+                       Rows<T>{&arranged[panel * depth * kWide], kWide}, sums.get(), kWide);
+        for (int64_t i = 0; i < columns; ++i)
+          finish.row(&sums[i * kWide], some, feature, (row * columns + i) * features + feature,
+                     outputs);
       }
     }
   });
@@ -147,11 +145,12 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
   });
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
-                    int64_t row_stride, int64_t column_stride, int64_t top, int64_t left) {
+ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::RemainingArgs finish,
+                    ffi::Result<Numbers> y, bool rectify, int64_t row_stride,
+                    int64_t column_stride, int64_t top, int64_t left) {
   auto taps = kernel.dimensions();
   Window window{taps[0], taps[1], row_stride, column_stride, top, left};
-  convolve<Number>(pool, x, kernel, *y, window);
+  convolve<Number>(pool, x, kernel, *y, window, Finish<Number>(finish, rectify));
   return ffi::Error::Success();
 }
 
@@ -163,16 +162,18 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
   return ffi::Error::Success();
 }
 
-auto binding() {
-  return binary()
-      .Attr<int64_t>("row_stride")
-      .Attr<int64_t>("column_stride")
-      .Attr<int64_t>("top")
-      .Attr<int64_t>("left");
+template <class Binding>
+auto with_window(Binding binding) {
+  return std::move(binding)
+      .template Attr<int64_t>("row_stride")
+      .template Attr<int64_t>("column_stride")
+      .template Attr<int64_t>("top")
+      .template Attr<int64_t>("left");
 }
 
 }  // namespace
 }  // namespace zoo
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_windows, zoo::Convolve, zoo::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_windows, zoo::KernelGradient, zoo::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_windows, zoo::Convolve, zoo::with_window(zoo::finished()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_windows, zoo::KernelGradient,
+                              zoo::with_window(zoo::binary()));

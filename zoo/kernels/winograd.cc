@@ -23,6 +23,8 @@ constexpr int64_t kTiles = 48;
 // Channels that are summed up before what they give is added to the others: what is rounded in these
 // sums is much larger than the outputs.
 constexpr int64_t kSummed = 16;
+// Numbers of a kernel's tap whose transform is worth another thread.
+constexpr int64_t kWorthwhile = 1 << 12;
 
 // Images [batch, height, width, channels], seen with zeros around them.
 template <class T>
@@ -198,16 +200,18 @@ void transform_pixels(const Images<T>& x, Tiles::Corner corner, T* to, int64_t s
   });
 }
 
-// The outputs of a tile, of so many features, where they are inside the image.
+// The outputs of a tile, of so many features from one on. Each has a place in ``y``; one that is
+// outside of the image has none, -1.
 template <class T>
-void transform_products(const T* m, int64_t stride, int64_t features,
-                        T* const y[kOutputs][kOutputs]) {
-  for_vectors<T>(features, [&](auto kind, int64_t feature) {
+void transform_products(const T* m, int64_t stride, int64_t first, int64_t count,
+                        const int64_t places[kOutputs][kOutputs], const Finish<T>& finish, T* y) {
+  for_vectors<T>(count, [&](auto kind, int64_t number) {
     using V = decltype(kind);
     along_both<ProductsTransform<T>, V>(
-        [&](int i, int j) { return load<V>(m + (kTile * i + j) * stride + feature); },
+        [&](int i, int j) { return load<V>(m + (kTile * i + j) * stride + number); },
         [&](int i, int j, V value) {
-          if (y[i][j] != nullptr) store<V>(y[i][j] + feature, value);
+          int64_t place = places[i][j] + number;
+          if (places[i][j] >= 0) store<V>(y + place, finish(value, first + number, place));
         });
   });
 }
@@ -226,16 +230,20 @@ struct Kernels {
   // From [3, 3, channels, features].
   void transform(ffi::ThreadPool& pool, const T* taps) {
     clear_padding();
-    parallel(pool, channels, [&](int64_t channel) {
-      for_vectors<T>(features, [&](auto kind, int64_t feature) {
-        using V = decltype(kind);
-        T* to = at(channel, feature);
-        along_both<KernelTransform<T>, V>(
-            [&](int i, int j) {
-              return load<V>(taps + ((kTaps * i + j) * channels + channel) * features + feature);
-            },
-            [&](int i, int j, V value) { store<V>(to + (kTile * i + j) * place, value); });
-      });
+    int64_t parts = std::min(channels, 1 + channels * features / kWorthwhile);
+    parallel(pool, parts, [&](int64_t part) {
+      int64_t end = channels * (part + 1) / parts;
+      for (int64_t channel = channels * part / parts; channel < end; ++channel) {
+        for_vectors<T>(features, [&](auto kind, int64_t feature) {
+          using V = decltype(kind);
+          T* to = at(channel, feature);
+          along_both<KernelTransform<T>, V>(
+              [&](int i, int j) {
+                return load<V>(taps + ((kTaps * i + j) * channels + channel) * features + feature);
+              },
+              [&](int i, int j, V value) { store<V>(to + (kTile * i + j) * place, value); });
+        });
+      }
     });
   }
 
@@ -274,7 +282,7 @@ struct Kernels {
 // exchanged, which gives the gradient of the input from that of the output.
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel,
-              Numbers& y, int64_t top, int64_t left, bool turned) {
+              Numbers& y, int64_t top, int64_t left, bool turned, const Finish<T>& finish) {
   auto sizes = x.dimensions(), new_sizes = y.dimensions();
   int64_t channels = sizes[3], features = new_sizes[3];
   Memory<T> zeros = allocate<T>(channels);
@@ -316,17 +324,18 @@ void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& kernel,
       }
       for (int64_t tile = 0; tile < count; ++tile) {
         auto corner = tiles.corner(first_tile + tile);
-        T* to[kOutputs][kOutputs];
+        int64_t places[kOutputs][kOutputs];
         for (int i = 0; i < kOutputs; ++i) {
           for (int j = 0; j < kOutputs; ++j) {
             int64_t row = corner.row + i, column = corner.column + j;
             bool inside = row < tiles.height && column < tiles.width;
             int64_t pixel = (corner.image * tiles.height + row) * tiles.width + column;
-            to[i][j] = inside ? outputs + pixel * features + first : nullptr;
+            places[i][j] = inside ? pixel * features + first : -1;
           }
         }
-        transform_products(&products[tile * kColumns<T>], product_place,
-                           std::min<int64_t>(kColumns<T>, features - first), to);
+        transform_products(&products[tile * kColumns<T>], product_place, first,
+                           std::min<int64_t>(kColumns<T>, features - first), places, finish,
+                           outputs);
       }
     }
   });
@@ -392,15 +401,15 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
   });
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
-                    int64_t top, int64_t left) {
-  convolve<Number>(pool, x, kernel, *y, top, left, false);
+ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::RemainingArgs finish,
+                    ffi::Result<Numbers> y, bool rectify, int64_t top, int64_t left) {
+  convolve<Number>(pool, x, kernel, *y, top, left, false, Finish<Number>(finish, rectify));
   return ffi::Error::Success();
 }
 
 ffi::Error InputGradient(ffi::ThreadPool pool, Numbers dy, Numbers kernel, ffi::Result<Numbers> dx,
                          int64_t top, int64_t left) {
-  convolve<Number>(pool, dy, kernel, *dx, kTaps - 1 - top, kTaps - 1 - left, true);
+  convolve<Number>(pool, dy, kernel, *dx, kTaps - 1 - top, kTaps - 1 - left, true, Finish<Number>());
   return ffi::Error::Success();
 }
 
@@ -410,11 +419,16 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
   return ffi::Error::Success();
 }
 
-auto binding() { return binary().Attr<int64_t>("top").Attr<int64_t>("left"); }
+template <class Binding>
+auto with_padding(Binding binding) {
+  return std::move(binding).template Attr<int64_t>("top").template Attr<int64_t>("left");
+}
 
 }  // namespace
 }  // namespace zoo
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_tiles, zoo::Convolve, zoo::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(input_gradient_tiles, zoo::InputGradient, zoo::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_tiles, zoo::KernelGradient, zoo::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_tiles, zoo::Convolve, zoo::with_padding(zoo::finished()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(input_gradient_tiles, zoo::InputGradient,
+                              zoo::with_padding(zoo::binary()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_tiles, zoo::KernelGradient,
+                              zoo::with_padding(zoo::binary()));

@@ -33,9 +33,16 @@ FEW = {"channels": 3, "features": 33, "size": (17, 16), "kernel_size": (5, 3)}
 # With at least 64 features and few pixels, a product by a kernel of our own, unless differentiated.
 POINTS = {"channels": 17, "features": 66}
 SMALL = {"channels": 17, "features": 66, "size": (5, 4)}
+# With more than 256 pixels and at least 16 channels and features, rows times the kernel, ours as
+# well; with many products, so is the kernel's gradient.
+PIXELS = {**POINTS, "size": (17, 16)}
+MANY_PIXELS = {"channels": 64, "features": 82, "size": (34, 16)}
 FORMS = [
     (POINT, {}),
     (POINT, POINTS),
+    (POINT, LARGE),
+    (POINT, PIXELS),
+    (POINT, MANY_PIXELS),
     (STRIDED, MANY),
     (STRIDED, SMALL),
     (SAME, WIDE),

@@ -20,7 +20,8 @@ Pair = tuple[int, int]
 _AXES = ("NHWC", "HWIO", "NHWC")
 # With fewer, XLA would take a concatenation of channels into its loops all the same.
 _LEAST_CHANNELS = 16
-# Of so many pixels a product by our own kernel is faster than XLA's convolution.
+# Of so many pixels a product by our own kernel for few rows is faster than XLA's convolution, and
+# of more that for many.
 _FEW_PIXELS = 256
 # The same for larger windows, whose pixels are gathered first.
 _FEW_WINDOWS = 64
@@ -45,11 +46,11 @@ class Window:
 
 def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     """Convolves images with a kernel; see ``zoo.layers.Conv``."""
-    if kernel.shape[:2] == (1, 1) and window.padding == (0, 0) and window.groups == 1:
-        return _pointwise(window, x, kernel)
     sizes = _sizes_for_kernels(x, kernel, window)
     if sizes is not None and has_kernel(sizes.kernel, x.dtype):
         return convolution_kernels.convolve(x, kernel, sizes)
+    if _is_pointwise(kernel, window):
+        return _pointwise(window, x, kernel)
     # With few channels the image's transform takes longer than it saves; with few pixels the
     # kernel's does.
     if (
@@ -73,25 +74,37 @@ def _sizes_for_kernels(
         return None
     height, width, channels, features = kernel.shape
     pixels, many = math.prod(x.shape[:3]), channels * features
+    if _is_pointwise(kernel, window):
+        outputs = x.shape[0] * math.prod(-(-x.shape[i + 1] // window.strides[i]) for i in (0, 1))
+        fits = outputs > _FEW_PIXELS and min(channels, features) >= 16 and many <= 1 << 20
+        name = convolution_kernels.PIXELS if fits else ""
     # With few pixels, or many channels, the kernel's transform takes longer than it saves.
-    tiled = (
+    elif (
         _has_fewer_multiplications(x, kernel, window)
         and pixels >= max(256, many >> 7)
         and min(channels, features) >= 16
         and many <= 1 << 17
-    )
+    ):
+        name = convolution_kernels.TILES
     # A larger kernel would leave the cache for each row of outputs.
-    windows = (
+    elif (
         (channels < 16 or max(window.strides) > 1)
         and features >= 16
         and pixels >= 256
         and height * width * many <= 1 << 17
-    )
-    if not (tiled or windows):
+    ):
+        name = convolution_kernels.WINDOWS
+    else:
+        name = ""
+    if not name:
         return None
     return convolution_kernels.Sizes(
-        (x.shape[1], x.shape[2]), (height, width), window.strides, window.padding, tiled
+        (x.shape[1], x.shape[2]), (height, width), window.strides, window.padding, name
     )
+
+
+def _is_pointwise(kernel: Kernel, window: Window) -> bool:
+    return kernel.shape[:2] == (1, 1) and window.padding == (0, 0) and window.groups == 1
 
 
 def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool:

@@ -1,4 +1,7 @@
-"""Convolution by our own kernels (``winograd.cc``, ``windows.cc``) and its gradients."""
+"""Convolution by our own kernels and its gradients.
+
+The kernels are ``winograd.cc``, ``windows.cc`` and ``pointwise.cc``.
+"""
 
 import dataclasses
 
@@ -6,13 +9,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned import bilinear
+from zoo.layers.tuned import bilinear, linear
 from zoo.layers.tuned.platform import kernel_call
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
 Kernel = Float[Array, "kernel_height kernel_width channels features"]
 Pair = tuple[int, int]
+
+# Of the primitive of JAX that convolves.
+NAME = "convolution"
+TILES, WINDOWS, PIXELS = "convolve_tiles", "convolve_windows", "convolve_pixels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +31,15 @@ class Sizes:
         taps: of the kernel.
         strides: steps of the window.
         padding: zeros on each side of an image.
-        tiled: whether Winograd's algorithm is used, for 3x3 taps, strides of 1 and padding up to 2.
+        kernel: name of the kernel that convolves: TILES, by Winograd's algorithm, for 3x3 taps,
+            strides of 1 and padding up to 2; WINDOWS; or PIXELS, for a single tap and no padding.
     """
 
     image: Pair
     taps: Pair
     strides: Pair
     padding: Pair
-    tiled: bool
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel that convolves."""
-        return "convolve_tiles" if self.tiled else "convolve_windows"
+    kernel: str
 
     @property
     def output(self) -> Pair:
@@ -67,36 +70,80 @@ def _xlas_kernel_gradient(x: Image, dy: Output, sizes: Sizes) -> Kernel:
 
 
 def _our_convolution(x: Image, kernel: Kernel, sizes: Sizes) -> Output:
-    return _call(sizes.kernel, x, kernel, (x.shape[0], *sizes.output, kernel.shape[3]), sizes)
+    return finished(x, kernel, (), sizes, rectify=False)
+
+
+def finished(
+    x: Image, kernel: Kernel, finish: tuple[Array, ...], sizes: Sizes, *, rectify: bool
+) -> Output:
+    """Convolves, for a CPU alone, and changes the outputs before they are stored.
+
+    Args:
+        x: images.
+        kernel: what they are convolved with.
+        finish: nothing; or what the outputs are multiplied by and then added to, ``[features]``
+            each; or these two and what is added then, of the outputs' shape.
+        sizes: which kernel of ours, and how.
+        rectify: whether what is negative in the end becomes zero.
+    """
+    shape = (x.shape[0], *sizes.output, kernel.shape[3])
+    if sizes.kernel != PIXELS:
+        return _call(sizes.kernel, (x, kernel, *finish), shape, sizes, rectify=rectify)
+    pixels = _pixels(x, sizes)
+    rows = pixels.shape[0], shape[3]
+    finish = (*finish[:2], *(others.reshape(rows) for others in finish[2:]))
+    return _call(PIXELS, (pixels, kernel[0, 0], *finish), rows, sizes, rectify=rectify).reshape(
+        shape
+    )
 
 
 def _our_input_gradient(dy: Output, kernel: Kernel, sizes: Sizes) -> Image:
     shape = (dy.shape[0], *sizes.image, kernel.shape[2])
-    return _call("input_gradient_tiles", dy, kernel, shape, sizes)
+    if sizes.kernel != PIXELS:
+        return _call("input_gradient_tiles", (dy, kernel), shape, sizes)
+    pixels = dy.reshape(-1, dy.shape[3])
+    rows = pixels.shape[0], shape[3]
+    dx = _call(PIXELS, (pixels, kernel[0, 0].T), rows, sizes, rectify=False)
+    x = jax.typeof(dx).update(shape=shape)
+    return jax.linear_transpose(lambda x: _pixels(x, sizes), x)(dx)[0]
 
 
 def _our_kernel_gradient(x: Image, dy: Output, sizes: Sizes) -> Kernel:
-    name = "kernel_gradient_tiles" if sizes.tiled else "kernel_gradient_windows"
-    return _call(name, x, dy, (*sizes.taps, x.shape[3], dy.shape[3]), sizes)
+    if sizes.kernel == PIXELS:
+        pixels = _pixels(x, sizes)
+        rows, channels = pixels.shape
+        many = linear.has_many_rows(rows, channels, dy.shape[3], x.dtype)
+        product = linear.add_up_rows if many else linear.kernel_gradient
+        return product(pixels, dy)[None, None]
+    name = "kernel_gradient_tiles" if sizes.kernel == TILES else "kernel_gradient_windows"
+    return _call(name, (x, dy), (*sizes.taps, x.shape[3], dy.shape[3]), sizes)
 
 
-def _call(name: str, a: Array, b: Array, shape: tuple[int, ...], sizes: Sizes) -> Array:
-    options = {"top": sizes.padding[0], "left": sizes.padding[1]}
-    if not sizes.tiled:
-        options |= {"row_stride": sizes.strides[0], "column_stride": sizes.strides[1]}
-    function = kernel_call(name, a.dtype, jax.ShapeDtypeStruct(shape, a.dtype))
-    y: Array = function(a, b, **{name: np.int64(size) for name, size in options.items()})
+def _pixels(x: Image, sizes: Sizes) -> Float[Array, "pixels channels"]:
+    return x[:, :: sizes.strides[0], :: sizes.strides[1]].reshape(-1, x.shape[3])
+
+
+def _call(
+    name: str, arrays: tuple[Array, ...], shape: tuple[int, ...], sizes: Sizes, **options: bool
+) -> Array:
+    numbers: dict[str, int] = {}
+    if sizes.kernel != PIXELS:
+        numbers = {"top": sizes.padding[0], "left": sizes.padding[1]}
+    if sizes.kernel == WINDOWS:
+        numbers |= {"row_stride": sizes.strides[0], "column_stride": sizes.strides[1]}
+    function = kernel_call(name, arrays[0].dtype, jax.ShapeDtypeStruct(shape, arrays[0].dtype))
+    y: Array = function(*arrays, **options, **{n: np.int64(size) for n, size in numbers.items()})
     return y
 
 
 convolve, input_gradient, kernel_gradient = bilinear.differentiable(
-    "convolution",
+    NAME,
     bilinear.Form("b h w c, i j c f -> b p q f", _xlas_convolution, _our_convolution),
     bilinear.Form(
         "b p q f, i j c f -> b h w c",
         _xlas_input_gradient,
         _our_input_gradient,
-        worthwhile=lambda sizes: sizes.tiled,
+        worthwhile=lambda sizes: sizes.kernel != WINDOWS,
     ),
     bilinear.Form("b h w c, b p q f -> i j c f", _xlas_kernel_gradient, _our_kernel_gradient),
 )
