@@ -20,6 +20,7 @@ from zoo import config as configs
 from zoo import data, finetuning, process
 from zoo.errors import UserError
 from zoo.kernels import library
+from zoo.layers import fuse
 from zoo.models import create_model
 from zoo.tasks import Task, make_task
 from zoo.tasks.language_modelling import CARRY
@@ -340,8 +341,8 @@ class Evaluator:
         if what in self._compiled:
             return
         self._compiled[what], seconds = compile_evaluation(
-            self._task.evaluate if what == "evaluate" else None,
-            None if what == "evaluate" else self._task.predict,
+            fuse(self._task.evaluate) if what == "evaluate" else None,
+            None if what == "evaluate" else fuse(self._task.predict),
             self._carry(params, model_state),
             _with_rows(self._batches(split, rows=1), self._rows(what)),
             self._mesh,

@@ -30,6 +30,7 @@ from zoo.data.text import read_text
 from zoo.decoding import beam_search, stream
 from zoo.errors import UserError
 from zoo.flops import count_flops
+from zoo.layers import fuse
 from zoo.models import create_model, list_models
 from zoo.pretrained import variables_to_reference
 from zoo.pretrained.files import write_weights
@@ -359,9 +360,11 @@ def predict_classes(
     task: Any = loaded.task
     state = {name: v for name, v in loaded.variables.items() if name != "params"}
     predict = jit(
-        lambda image: task.predict(
-            loaded.variables["params"], state, {"image": image}, jax.random.key(0)
-        )["probability"]
+        fuse(
+            lambda image: task.predict(
+                loaded.variables["params"], state, {"image": image}, jax.random.key(0)
+            )["probability"]
+        )
     )
     # One by one: any number of files with one compilation.
     probabilities = [np.asarray(predict(image[None]))[0] for image in images]

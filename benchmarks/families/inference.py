@@ -22,6 +22,7 @@ from benchmarks.families.sides import (
 )
 from benchmarks.torch_peers import make_torchvision_importable
 from zoo import flops
+from zoo.layers import fuse
 from zoo.models import create_model
 from zoo.pretrained.published import tables_of
 from zoo.training import jit
@@ -80,7 +81,7 @@ class Forward(Work):
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo."""
         variables = read_variables(folder, self._table(), jax.eval_shape(self._init), dtype)
-        return _forward(jit(self._module().apply), variables, folder, dtype)
+        return _forward(jit(fuse(self._module().apply)), variables, folder, dtype)
 
     def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
         """The seed's class, or torchvision's model."""

@@ -10,6 +10,7 @@ from zoo.layers.pooling import adaptive_mean_pool, max_pool, mean_pool
 from zoo.layers.positions import sinusoidal
 from zoo.layers.recurrence import Recurrent
 from zoo.layers.squeeze import SqueezeExcitation
+from zoo.layers.tuned.fusion import fuse
 
 __all__ = [
     "BatchNorm",
@@ -25,6 +26,7 @@ __all__ = [
     "adaptive_mean_pool",
     "apply_each",
     "dot_product_attention",
+    "fuse",
     "max_pool",
     "mean_pool",
     "sinusoidal",
