@@ -246,6 +246,17 @@ def test_two_convolutions_that_are_added():
         assert "stablehlo.maximum" not in ours.lower(x, kernel).as_text()
 
 
+def test_of_trees_and_without_convolutions():
+    def function(tree, *, scale):
+        return {"a": [scale * jnp.sin(tree["x"]), None], "b": (tree["y"],)}
+
+    tree = {"x": jnp.arange(3.0), "y": jax.random.key(0)}
+    ours, theirs = fuse(function)(tree, scale=2.0), function(tree, scale=2.0)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    np.testing.assert_array_equal(ours["a"][0], theirs["a"][0])
+    assert ours["b"][0] == theirs["b"][0]
+
+
 def test_traced_within_another_function():
     x, kernel, a, b, shortcut = problem(TILES, jnp.float32)
 

@@ -48,7 +48,10 @@ def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def in_fewer_passes(*args: Any, **kwargs: Any) -> Any:
         program, result = jax.make_jaxpr(function, return_shape=True)(*args, **kwargs)
-        values = _evaluate(program.jaxpr, program.consts, jax.tree.leaves((args, kwargs)))
+        arguments, chains = jax.tree.leaves((args, kwargs)), _chains(program.jaxpr)
+        values = (
+            _evaluate(program, chains, arguments) if chains else jaxpr_as_fun(program)(*arguments)
+        )
         return jax.tree.unflatten(jax.tree.structure(result), values)
 
     return in_fewer_passes
@@ -80,27 +83,33 @@ class _Step:
         return result
 
 
-def _evaluate(program: Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    values = dict(zip((*program.constvars, *program.invars), (*constants, *arguments), strict=True))
+# A convolution and what its kernel can take over.
+_Chain = tuple[JaxprEqn, list[_Step]]
+
+
+def _evaluate(closed: ClosedJaxpr, chains: Sequence[_Chain], arguments: Sequence[Any]) -> list[Any]:
+    program = closed.jaxpr
+    inputs = (*program.constvars, *program.invars)
+    values = dict(zip(inputs, (*closed.consts, *arguments), strict=True))
 
     def read(atoms: Sequence[Any]) -> list[Any]:
         return [atom.val if isinstance(atom, Literal) else values[atom] for atom in atoms]
 
     # A convolution is computed where the last step is, when all that the steps need is there.
-    chains = {id(steps[-1].equation): (first, steps) for first, steps in _chains(program)}
+    ends = {id(steps[-1].equation): (first, steps) for first, steps in chains}
     taken_over = {
         id(equation)
-        for first, steps in chains.values()
+        for first, steps in chains
         for equation in (first, *(step.equation for step in steps[:-1]))
     }
     for equation in program.eqns:
         if id(equation) in taken_over:
             continue
-        if id(equation) in chains:
-            convolution, steps = chains[id(equation)]
+        if id(equation) in ends:
+            convolution, steps = ends[id(equation)]
             operands = [atom for step in steps for atom in step.operands]
-            arguments = read([*convolution.invars, *operands])
-            results: Sequence[Any] = [_in_one(convolution, steps)(*arguments)]
+            given = read([*convolution.invars, *operands])
+            results: Sequence[Any] = [_in_one(convolution, steps)(*given)]
         else:
             results = _compute(equation, read(equation.invars))
         values.update(zip(equation.outvars, results, strict=True))
@@ -116,7 +125,7 @@ def _compute(equation: JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
     return list(jaxpr_as_fun(ClosedJaxpr(program, ()))(*values.values()))
 
 
-def _chains(program: Jaxpr) -> list[tuple[JaxprEqn, list[_Step]]]:
+def _chains(program: Jaxpr) -> list[_Chain]:
     """Returns convolutions by our kernels, each with the steps that its kernel can take over."""
     readers: dict[Var, JaxprEqn] = {}
     count: Counter[Var] = Counter()
