@@ -4,6 +4,7 @@
 // once, while those before them are multiplied; sums stay in the first-level cache until they are
 // outputs.
 
+#include "outputs.h"
 #include "panels.h"
 
 namespace zoo {
@@ -90,8 +91,8 @@ void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& matrix, Nu
   });
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers matrix, ffi::RemainingArgs finish,
-                    ffi::Result<Numbers> y, bool rectify) {
+ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers matrix, ffi::Result<Numbers> y,
+                    ffi::RemainingArgs finish, bool rectify) {
   convolve<Number>(pool, x, matrix, *y, Finish<Number>(finish, rectify));
   return ffi::Error::Success();
 }

@@ -4,7 +4,7 @@
 // window, channel]. So a window is one piece of memory, the windows of a row are rows of a matrix
 // that overlap, and the convolution is its product with the kernel.
 
-#include "kernels.h"
+#include "outputs.h"
 
 namespace zoo {
 namespace {
@@ -145,8 +145,8 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
   });
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::RemainingArgs finish,
-                    ffi::Result<Numbers> y, bool rectify, int64_t row_stride,
+ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
+                    ffi::RemainingArgs finish, bool rectify, int64_t row_stride,
                     int64_t column_stride, int64_t top, int64_t left) {
   auto taps = kernel.dimensions();
   Window window{taps[0], taps[1], row_stride, column_stride, top, left};

@@ -7,7 +7,7 @@
 // section 4; for the choice of points Barabasz et al., "Error Analysis and Improving the Accuracy of
 // Winograd Convolution for Deep Neural Networks" (2020).
 
-#include "kernels.h"
+#include "outputs.h"
 
 namespace zoo {
 namespace {
@@ -401,8 +401,8 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
   });
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::RemainingArgs finish,
-                    ffi::Result<Numbers> y, bool rectify, int64_t top, int64_t left) {
+ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
+                    ffi::RemainingArgs finish, bool rectify, int64_t top, int64_t left) {
   convolve<Number>(pool, x, kernel, *y, top, left, false, Finish<Number>(finish, rectify));
   return ffi::Error::Success();
 }

@@ -100,8 +100,22 @@ def with_itself(y, a, b, shortcut):
     return y + y
 
 
+def rectified_beside_itself(y, a, b, shortcut):
+    rectified, same = jax.jit(lambda y: (jax.nn.relu(y), y))(y)
+    return rectified * same
+
+
 # A part of it at most.
-LEFT = [scaled_sum, rectified_first, twice, by_image, subtracted, above_one, with_itself]
+LEFT = [
+    scaled_sum,
+    rectified_first,
+    twice,
+    by_image,
+    subtracted,
+    above_one,
+    with_itself,
+    rectified_beside_itself,
+]
 
 
 def network(form, what):
@@ -231,6 +245,12 @@ def test_several_readers_of_one_convolution():
         return {"first": jax.nn.relu(y), "both": jax.nn.relu(z + shortcut), "inner": z}
 
     assert_close(jax.jit(fuse(function))(x, kernel), jax.jit(function)(x, kernel), 1e-6)
+
+
+def test_one_image_that_is_added_to_several():
+    x, kernel, _, _, shortcut = problem(TILES, jnp.float32)
+    function = network(TILES, lambda y: jax.nn.relu(y + shortcut))
+    assert_close(jax.jit(fuse(function))(x[:1], kernel), function(x[:1], kernel), 1e-5)
 
 
 def test_two_convolutions_that_are_added():

@@ -31,6 +31,8 @@ Output = Float[Array, "batch new_height new_width features"]
 # What an equation does to outputs, in the order in which a kernel can do it: with a number of each
 # feature, any number of times; with an array; and to rectify them.
 _BY_FEATURE, _BY_ARRAY, _RECTIFY, _ELSE = range(4)
+# What JAX wraps a rectifier in, and the parameter that has the program within.
+_PROGRAMS = {"custom_jvp_call": "call_jaxpr", "jit": "jaxpr"}
 
 
 def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +44,8 @@ def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
     same arithmetic but for rounding, with the same derivatives, and nothing changes elsewhere.
 
     Args:
-        function: of trees of arrays.
+        function: of trees of arrays; all else, as ``train=False``, is bound to it before, by
+            ``functools.partial``.
     """
 
     @functools.wraps(function)
@@ -165,9 +168,10 @@ def _what_it_does(equation: JaxprEqn, place: int) -> int:
     name = equation.primitive.name
     if name not in ("add", "mul", "sub") or (name == "sub" and place != 0):
         return _ELSE
+    outputs: Any = equation.invars[place].aval
     operand: Any = equation.invars[1 - place].aval
     result: Any = equation.outvars[0].aval
-    if operand.dtype != result.dtype:
+    if operand.dtype != result.dtype or outputs.shape != result.shape:
         return _ELSE
     if operand.shape in ((), (1, 1, 1, result.shape[-1])):
         return _BY_FEATURE
@@ -177,10 +181,14 @@ def _what_it_does(equation: JaxprEqn, place: int) -> int:
 def _is_rectifier(equation: JaxprEqn) -> bool:
     if equation.primitive.name == "max":
         return any(isinstance(atom, Literal) and atom.val == 0 for atom in equation.invars)
-    if equation.primitive.name not in ("custom_jvp_call", "jit"):
+    if equation.primitive.name not in _PROGRAMS:
         return False
-    inner: Any = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
-    return len(inner.eqns) == len(inner.jaxpr.invars) == 1 and _is_rectifier(inner.eqns[0])
+    program: Any = equation.params[_PROGRAMS[equation.primitive.name]].jaxpr
+    return (
+        len(program.eqns) == len(program.invars) == 1
+        and program.outvars == program.eqns[0].outvars
+        and _is_rectifier(program.eqns[0])
+    )
 
 
 def _in_one(convolution: JaxprEqn, steps: Sequence[_Step]) -> Callable[..., Output]:
@@ -199,6 +207,7 @@ def _in_one(convolution: JaxprEqn, steps: Sequence[_Step]) -> Callable[..., Outp
         features = kernel.shape[-1]
         scale, shift = jnp.ones(features, x.dtype), jnp.zeros(features, x.dtype)
         added: list[Array] = []
+        # A rectifier, which is last, may have no operand.
         for step, operand in zip(steps, operands, strict=False):
             name = step.equation.primitive.name
             if step.does == _BY_ARRAY:

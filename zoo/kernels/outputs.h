@@ -1,0 +1,80 @@
+// How a convolution's outputs are stored, and what they become before.
+
+#ifndef ZOO_KERNELS_OUTPUTS_H_
+#define ZOO_KERNELS_OUTPUTS_H_
+
+#include "kernels.h"
+
+namespace zoo {
+
+// Stores what is not read soon: it goes past the caches, where the processor can, and the line that
+// it takes is not read first. ``to`` is aligned; ``written_past`` comes before another thread reads.
+// Without <immintrin.h>, which takes longer to compile than some of the kernels.
+template <class T>
+inline void store_past(T* to, Vector<T> value) {
+#if defined(__clang__)
+  __builtin_nontemporal_store(value, reinterpret_cast<Vector<T>*>(to));
+#elif defined(__AVX__)
+  using Integers = VectorOf<long long>::Type;
+  auto* place = reinterpret_cast<Integers*>(to);
+#if defined(__AVX512F__)
+  __builtin_ia32_movntdq512(place, reinterpret_cast<Integers>(value));
+#else
+  __builtin_ia32_movntdq256(place, reinterpret_cast<Integers>(value));
+#endif
+#else
+  store(to, value);
+#endif
+}
+inline void written_past() {
+#if defined(__SSE2__)
+  __builtin_ia32_sfence();
+#endif
+}
+
+// What outputs become before they are stored: multiplied by a scale and added to a shift of each
+// feature, added to other numbers of the same place, and rectified.
+template <class T>
+struct Finish {
+  const T *scale = nullptr, *shift = nullptr, *others = nullptr;
+  bool rectify = false;
+
+  Finish() = default;
+  // From no arguments, or scale and shift, or these and the others.
+  Finish(const xla::ffi::RemainingArgs& arguments, bool rectify) : rectify(rectify) {
+    auto at = [&](size_t i) {
+      return i < arguments.size() ? arguments.get<Numbers>(i)->typed_data() : nullptr;
+    };
+    scale = at(0), shift = at(1), others = at(2);
+  }
+
+  // place: of the first output, among all.
+  template <class V>
+  V operator()(V y, int64_t feature, int64_t place) const {
+    if (scale != nullptr) y = y * load<V>(scale + feature) + load<V>(shift + feature);
+    if (others != nullptr) y += load<V>(others + place);
+    if (rectify) y = y < 0 ? V{} : y;
+    return y;
+  }
+
+  // A row of outputs, of some features from one on; kPast: see ``store_past``.
+  template <bool kPast = false>
+  void row(const T* from, int64_t count, int64_t feature, int64_t place, T* outputs) const {
+    for_vectors<T>(count, [&](auto kind, int64_t i) {
+      using V = decltype(kind);
+      V y = (*this)(load<V>(from + i), feature + i, place + i);
+      if constexpr (kPast && !std::is_same_v<V, T>) {
+        store_past<T>(outputs + place + i, y);
+      } else {
+        store<V>(outputs + place + i, y);
+      }
+    });
+  }
+};
+
+// The binding of a convolution: of ``binary``, with what ``Finish`` is made of.
+inline auto finished() { return binary().RemainingArgs().Attr<bool>("rectify"); }
+
+}  // namespace zoo
+
+#endif  // ZOO_KERNELS_OUTPUTS_H_
