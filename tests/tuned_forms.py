@@ -7,8 +7,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from zoo.layers.tuned.platform import has_kernel
 
+# The kernel that the processor's matrix unit multiplies with.
+MATRICES = "multiply_matrices"
+
 compiled = pytest.mark.skipif(
     not has_kernel("convolve_tiles", np.dtype("float32")), reason="there are no kernels here"
+)
+on_a_matrix_unit = pytest.mark.skipif(
+    not has_kernel(MATRICES, np.dtype("float32")), reason="the processor has no matrix unit"
 )
 
 

@@ -1,7 +1,7 @@
 // What the kernels share: vectors, threads, memory and the inner loop of products.
 //
 // XLA calls a kernel through its foreign function interface with pointers to dense, row-major
-// arrays. A kernel works on XLA's own threads and keeps no state.
+// arrays. A kernel works on XLA's own threads and keeps nothing but memory for its next call.
 
 #ifndef ZOO_KERNELS_KERNELS_H_
 #define ZOO_KERNELS_KERNELS_H_
@@ -85,8 +85,57 @@ inline void for_vectors(int64_t count, const Body& body) {
   for (; place < count; ++place) body(T{}, place);
 }
 
+// Memory that a thread has used, for its next calls: most of it is still in the core's cache, and of
+// the heap there is one for all threads (see zoo/process.py), which wait for each other there.
+class Kept {
+ public:
+  ~Kept() {
+    while (count_ > 0) std::free(blocks_[--count_].memory);
+  }
+
+  struct Block {
+    void* memory;
+    int64_t bytes;
+  };
+
+  // The smallest of at least so many bytes and at most twice; null: there is none.
+  Block take(int64_t bytes) {
+    int best = -1;
+    for (int i = 0; i < count_; ++i) {
+      bool fits = blocks_[i].bytes >= bytes && blocks_[i].bytes <= 2 * bytes;
+      if (fits && (best < 0 || blocks_[i].bytes < blocks_[best].bytes)) best = i;
+    }
+    return best < 0 ? Block{} : remove(best);
+  }
+
+  // The oldest go where they would be too many.
+  void put(Block block) {
+    if (block.bytes > kMostBytes) return std::free(block.memory);
+    while (count_ == kMostBlocks || bytes_ + block.bytes > kMostBytes) std::free(remove(0).memory);
+    blocks_[count_++] = block;
+    bytes_ += block.bytes;
+  }
+
+ private:
+  static constexpr int kMostBlocks = 8;
+  static constexpr int64_t kMostBytes = 2 << 20;
+
+  Block remove(int place) {
+    Block block = blocks_[place];
+    std::copy(blocks_ + place + 1, blocks_ + count_--, blocks_ + place);
+    bytes_ -= block.bytes;
+    return block;
+  }
+
+  Block blocks_[kMostBlocks];
+  int count_ = 0;
+  int64_t bytes_ = 0;
+};
+inline thread_local Kept kept;
+
 struct Free {
-  void operator()(void* memory) const { std::free(memory); }
+  int64_t bytes = 0;
+  void operator()(void* memory) const { kept.put({memory, bytes}); }
 };
 template <class T>
 using Memory = std::unique_ptr<T[], Free>;
@@ -95,10 +144,11 @@ using Memory = std::unique_ptr<T[], Free>;
 template <class T>
 Memory<T> allocate(int64_t count) {
   constexpr int64_t kLine = 64;
-  int64_t bytes = (count * sizeof(T) + kLine - 1) / kLine * kLine;
-  auto* memory = static_cast<T*>(std::aligned_alloc(kLine, std::max(bytes, kLine)));
-  if (memory == nullptr) throw std::bad_alloc();
-  return Memory<T>(memory);
+  int64_t bytes = std::max<int64_t>(1, ceil_div(count * sizeof(T), kLine)) * kLine;
+  Kept::Block block = kept.take(bytes);
+  if (block.memory == nullptr) block = {std::aligned_alloc(kLine, bytes), bytes};
+  if (block.memory == nullptr) throw std::bad_alloc();
+  return Memory<T>(static_cast<T*>(block.memory), Free{block.bytes});
 }
 
 // Waits for a moment, for another thread of the same core not to wait as well.

@@ -1,7 +1,8 @@
 """Compiles the kernels where they run, with the compiler there, and makes them known to XLA.
 
 Compiled once for a processor, as XLA's programs are, and kept in the same folder. Where there is no
-compiler, or ``ZOO_KERNELS=off`` is in the environment, XLA's own operations are used.
+compiler, or ``ZOO_KERNELS=off`` is in the environment, XLA's own operations are used. With
+``ZOO_KERNELS=no-matrix-unit`` a processor's matrix unit is left alone.
 """
 
 import ctypes
@@ -21,6 +22,7 @@ import filelock
 from zoo import process
 
 SWITCH = "ZOO_KERNELS"
+_MATRICES = "matrices"
 # The kernels of each source.
 SOURCES = {
     "winograd": ("convolve_tiles", "input_gradient_tiles", "kernel_gradient_tiles"),
@@ -28,10 +30,13 @@ SOURCES = {
     "pointwise": ("convolve_pixels",),
     "products": ("multiply_rows",),
     "contraction": ("contract_rows",),
+    _MATRICES: ("multiply_matrices",),
     "recurrence": ("recur_forward", "recur_backward"),
 }
 # Types of numbers: what they are called in C++ and in XLA's interface.
 NUMBERS = {"float32": ("float", "F32"), "float64": ("double", "F64")}
+# What the processor must have for that source, which is for float32 alone: Intel's AMX.
+_MATRIX_UNIT = {"amx_bf16", "avx512f", "avx512bw", "avx512_bf16"}
 _FOLDER = Path(__file__).parent
 # Not those that some families of models never call.
 _COMPILED_AHEAD = ("winograd", "windows", "products")
@@ -60,7 +65,8 @@ def describe() -> str:
     compiler = _compiler()
     if compiler is None:
         return f"no kernels of our own (no C++ compiler: {', '.join(_COMPILERS)})"
-    return f"own kernels compiled by {Path(compiler).name}"
+    unit = ", also for the matrix unit" if _can_run(_MATRICES, "float32") else ""
+    return f"own kernels compiled by {Path(compiler).name}{unit}"
 
 
 def can_compile() -> bool:
@@ -76,11 +82,14 @@ def target(kernel: str, dtype: str) -> str | None:
         dtype: of the numbers, ``float32`` or ``float64``.
 
     Returns:
-        The name, or None: there is no such kernel, and the log says why if its compilation failed.
+        The name, or None: there is no such kernel here, and the log says why if its compilation
+        failed.
     """
     if _is_off():
         return None
     source = next(source for source, kernels in SOURCES.items() if kernel in kernels)
+    if not _can_run(source, dtype):
+        return None
     with _LOCKS[source]:
         prefix = _registered(source, dtype)
     return prefix and prefix + kernel
@@ -95,6 +104,9 @@ def _registered(source: str, dtype: str) -> str | None:
 
     # A program that was compiled and kept names the kernels that it was made with.
     prefix, handlers = f"zoo_{file.stem}_", ctypes.CDLL(str(file))
+    if source == _MATRICES and handlers.prepare():
+        _warn(source, "the system does not let this process use the processor's matrix unit")
+        return None
     for name in SOURCES[source]:
         handler = jax.ffi.pycapsule(getattr(handlers, name))
         jax.ffi.register_ffi_target(prefix + name, handler, platform="cpu")
@@ -118,11 +130,23 @@ def _compiled(source: str, dtype: str) -> Path | None:
     library = process.compilation_cache_folder() / f"kernels-{source}-{version}.so"
     failure = "" if library.exists() else _compile(compiler, dtype, file, library)
     if failure:
-        logging.getLogger(__name__).warning(
-            "no kernels of our own from %s, XLA's operations are used: %s", file.name, failure
-        )
+        _warn(source, failure)
         return None
     return library
+
+
+def _warn(source: str, reason: str) -> None:
+    logging.getLogger(__name__).warning(
+        "no kernels of our own from %s.cc, XLA's operations are used: %s", source, reason
+    )
+
+
+def _can_run(source: str, dtype: str) -> bool:
+    return source != _MATRICES or (
+        dtype == "float32"
+        and os.environ.get(SWITCH) != "no-matrix-unit"
+        and set(process.processor_features().split()) >= _MATRIX_UNIT
+    )
 
 
 def _is_off() -> bool:

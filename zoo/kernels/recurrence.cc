@@ -229,6 +229,7 @@ int64_t there_and_back(int64_t step, int64_t number, int64_t count) {
 template <class T>
 struct Forward {
   Sizes sizes;
+  // Without the input's kernel, ``inputs`` are the products with it. They may be where gates go.
   const T *inputs, *input_kernel, *kernel, *input_bias, *bias, *counts, *state[2];
   T *outputs, *last[2];
   // What the gradient needs, if it is asked for: the state is the one before each step.
@@ -298,7 +299,10 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
   auto [time, batch, inputs, units] = call.sizes;
   int64_t width = kGates * units, stride = stride_of<T>(units);
   int64_t panels = ceil_div(vectors<T>(units), kUnits);
-  Memory<T> input_kernel = by_unit<kGates, kUnits>(pool, call.input_kernel, inputs, units);
+  bool multiplied = call.input_kernel == nullptr;
+  Memory<T> input_kernel;
+  if (!multiplied)
+    input_kernel = by_unit<kGates, kUnits>(pool, call.input_kernel, inputs, units);
   Memory<T> kernel = by_unit<kGates, kUnits>(pool, call.kernel, units, units);
 
   Blocks blocks(pool, batch);
@@ -321,7 +325,8 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
   };
   int64_t share_size = panels * kColumns;
   Memory<T> all_shares;
-  if (blocks.few) {
+  bool first = blocks.few && !multiplied;
+  if (first) {
     // With threads to spare the products come first, on all of them: only the steps have to wait.
     all_shares = allocate<T>(time * batch * share_size);
     for_steps(pool, blocks, time, steps, [&](int64_t block, int64_t t, int64_t end) {
@@ -333,7 +338,7 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
   parallel(pool, blocks.count, [&](int64_t block) {
     int64_t first_row = blocks.first(block), rows = blocks.rows(block);
     Memory<T> scratch = allocate<T>(rows * (3 * stride + kColumns));
-    Memory<T> some_shares = allocate<T>(blocks.few ? 0 : steps * rows * share_size);
+    Memory<T> some_shares = allocate<T>(first || multiplied ? 0 : steps * rows * share_size);
     T* old = scratch.get();
     T* hidden = old + rows * stride;
     T* cell = hidden + rows * stride;
@@ -345,9 +350,9 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
     }
     for (int64_t t = 0; t < time; ++t) {
       const T* shares = some_shares.get() + t % steps * rows * share_size;
-      if (blocks.few) {
+      if (first) {
         shares = &all_shares[(first_row * time + t * rows) * share_size];
-      } else if (t % steps == 0) {
+      } else if (!multiplied && t % steps == 0) {
         multiply_inputs(block, t, std::min(t + steps, time), some_shares.get());
       }
       std::swap(old, hidden);
@@ -382,7 +387,9 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
             for (int gate = 0; gate < kGates; ++gate) {
               int64_t column = gate * units + unit;
               int64_t at = ((row * kUnits + j) * kGates + gate) * kLanes<T>;
-              V x = load<V>(share + at), h = load<V>(sums + at);
+              V x = multiplied ? load_some(call.inputs + place * width + column, some)
+                               : load<V>(share + at);
+              V h = load<V>(sums + at);
               V input_bias = load_some(call.input_bias + column, some);
               V bias = load_some(call.bias + column, some);
               if (Cell::kApart && gate == kGates - 1) {
@@ -555,18 +562,20 @@ struct Operands {
   }
 };
 
-// (input's kernel and bias, kernel, bias, inputs, state..., [counts]) ->
+// ([input's kernel], its bias, kernel, bias, inputs or their products, state..., [counts]) ->
 // (outputs, last state..., [gates, [apart], states...])
 ffi::Error RecurForward(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
-                        ffi::RemainingRets results, std::string_view cell, bool masked) {
-  auto kernel = *arguments.get<Numbers>(2), inputs = *arguments.get<Numbers>(4);
+                        ffi::RemainingRets results, std::string_view cell, bool masked,
+                        bool multiplied) {
+  auto kernel = *arguments.get<Numbers>(2 - multiplied);
+  auto inputs = *arguments.get<Numbers>(4 - multiplied);
   return with_cell(cell, [&](auto equations) {
     using Cell = decltype(equations);
     constexpr int kArrays = Cell::kArrays;
     Operands operands{arguments, results};
     auto sizes = inputs.dimensions();
     Forward<Number> call = {{sizes[0], sizes[1], sizes[2], kernel.dimensions()[0]}};
-    call.input_kernel = operands.next(), call.input_bias = operands.next();
+    call.input_kernel = operands.next(!multiplied), call.input_bias = operands.next();
     call.kernel = operands.next(), call.bias = operands.next(), call.inputs = operands.next();
     for (int i = 0; i < kArrays; ++i) call.state[i] = operands.next();
     call.counts = operands.next(masked);
@@ -617,7 +626,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recur_forward, zoo::RecurForward,
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<std::string_view>("cell")
-                                  .Attr<bool>("masked"));
+                                  .Attr<bool>("masked")
+                                  .Attr<bool>("multiplied"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recur_backward, zoo::RecurBackward,
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()

@@ -139,7 +139,8 @@ def _forward(window: Window, x: Image, kernel: Kernel) -> Output:
     """Convolves; of few pixels on a CPU as a product, for XLA's convolution is slower there."""
     plain = functools.partial(_plain, window)
     shape = jax.eval_shape(plain, x, kernel).shape[:-1]
-    most = _FEW_PIXELS if kernel.shape[:2] == (1, 1) else _FEW_WINDOWS
+    many = kernel.shape[:2] == (1, 1) or linear.has_matrix_unit(x.dtype)
+    most = _FEW_PIXELS if many else _FEW_WINDOWS
     if window.groups != 1 or not linear.has_few_rows(math.prod(shape), kernel, most):
         return plain(x, kernel)
 

@@ -29,12 +29,15 @@ _COLUMNS = 16
 _LEAST_FEATURES = 64
 # With more rows XLA's product is as fast as the kernel.
 _FEW_ROWS = 64
-# Beyond these XLA's gradient of the kernel is as fast as ours: rows, inputs, numbers of the kernel,
-# products and sums.
 _MANY_ROWS = 65
+# Without a matrix unit, and beyond these, XLA's gradient of the kernel is as fast as ours: inputs,
+# numbers of the kernel, products and sums.
 _LEAST_INPUTS, _MOST_INPUTS = 16, 4096
 _MOST_NUMBERS = 1 << 20
 _LEAST_WORK = 1 << 21
+# With one, and beyond these, XLA's products are: inputs and features, products and sums.
+_LEAST_SIDE = 32
+_LEAST_WORK_OF_UNIT = 1 << 19
 # Products and sums up to which several kernels are multiplied by at once: beyond, to put them
 # together takes longer than it saves.
 _MOST_TOGETHER = 1 << 27
@@ -46,8 +49,11 @@ def multiply(x: Input, kernel: Kernel) -> Output:
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     *rows, inputs = x.shape
     features = kernel.shape[1]
-    if _are_many(math.prod(rows), inputs, features) and may_have_kernels(dtype):
-        return _multiply_many(x.reshape(-1, inputs), kernel, None).reshape(*rows, -1)
+    count = math.prod(rows)
+    if is_for_matrix_unit(count, inputs, features, dtype) or (
+        _are_many(count, inputs, features) and may_have_kernels(dtype)
+    ):
+        return _multiply_many(x.reshape(-1, inputs), kernel, dtype).reshape(*rows, -1)
     return _multiply(x, kernel) if features >= _LEAST_FEATURES else x @ kernel
 
 
@@ -120,19 +126,27 @@ def has_few_rows(rows: int, kernel: Array, most: int) -> bool:
 def multiply_few_rows(
     x: Float[Array, "rows inputs"], kernel: Kernel
 ) -> Float[Array, "rows features"]:
-    """Returns the product by our own kernel (``products.cc``), for a CPU alone."""
+    """Returns the product by our own kernel, for a CPU alone.
+
+    It is ``products.cc`` or, of more rows and with a matrix unit, ``matrices.cc``.
+    """
     return plain_where_mapped(by_rows(_multiply_rows, "b i, i f -> b f"), jnp.matmul)(x, kernel)
 
 
 def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Array, "rows features"]:
-    result = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
+    (rows, inputs), features = x.shape, kernel.shape[1]
+    if is_for_matrix_unit(rows, inputs, features, x.dtype):
+        return multiply_matrices(x, kernel)
+    result = jax.ShapeDtypeStruct((rows, features), x.dtype)
     y: Output = kernel_call("multiply_rows", x.dtype, result)(x, kernel)
     return y
 
 
 def has_many_rows(rows: int, inputs: int, features: int, dtype: np.dtype) -> bool:
     """Returns whether ``add_up_rows`` can be called, and is worth it."""
-    return _are_many(rows, inputs, features) and has_kernel("contract_rows", dtype)
+    return is_for_matrix_unit(rows, inputs, features, dtype) or (
+        _are_many(rows, inputs, features) and has_kernel("contract_rows", dtype)
+    )
 
 
 def _are_many(rows: int, inputs: int, features: int) -> bool:
@@ -147,25 +161,74 @@ def _are_many(rows: int, inputs: int, features: int) -> bool:
 
 
 def add_up_rows(x: Input, dy: Output) -> Kernel:
-    """Returns ``kernel_gradient`` by our own kernel (``contraction.cc``), for a CPU alone."""
+    """Returns ``kernel_gradient`` by our own kernel, for a CPU alone.
+
+    It is ``matrices.cc`` or, without a matrix unit, ``contraction.cc``.
+    """
     x, dy = (array.reshape(-1, array.shape[-1]) for array in (x, dy))
+    if has_matrix_unit(x.dtype):
+        return multiply_matrices(x, dy, turned_left=True)
     result = jax.ShapeDtypeStruct((x.shape[1], dy.shape[1]), x.dtype)
     sums: Kernel = kernel_call("contract_rows", x.dtype, result)(x, dy)
     return sums
 
 
-def _add_up_many(x: Input, dy: Output, _: None) -> Kernel:
-    # Asked here and not where the product is traced: what is never differentiated, as a model that
-    # only predicts, need not wait for the compilation.
-    product = add_up_rows if has_kernel("contract_rows", x.dtype) else _from_wider
+def has_matrix_unit(dtype: np.dtype) -> bool:
+    """Returns whether ``multiply_matrices`` can be called."""
+    return has_kernel("multiply_matrices", dtype)
+
+
+def is_for_matrix_unit(rows: int, inputs: int, features: int, dtype: np.dtype) -> bool:
+    """Returns whether ``multiply_matrices`` can be called, and is worth it."""
+    return (
+        are_known(rows, inputs, features)
+        and rows >= _MANY_ROWS
+        and min(inputs, features) >= _LEAST_SIDE
+        and rows * inputs * features >= _LEAST_WORK_OF_UNIT
+        and has_matrix_unit(dtype)
+    )
+
+
+def multiply_matrices(
+    left: Array, right: Array, *, turned_left: bool = False, turned_right: bool = False
+) -> Float[Array, "rows columns"]:
+    """Returns the product of two matrices by our own kernel (``matrices.cc``), for a CPU alone.
+
+    Args:
+        left: [rows, depth], turned [depth, rows].
+        right: [depth, columns], turned [columns, depth].
+        turned_left: whether ``left`` is.
+        turned_right: whether ``right`` is.
+    """
+    shape = left.shape[1 if turned_left else 0], right.shape[0 if turned_right else 1]
+    function = kernel_call("multiply_matrices", left.dtype, jax.ShapeDtypeStruct(shape, left.dtype))
+    y: Array = function(left, right, turned_left=turned_left, turned_right=turned_right)
+    return y
+
+
+def _add_up_many(x: Input, dy: Output, dtype: np.dtype) -> Kernel:
+    (rows, inputs), features = x.shape, dy.shape[1]
+    product = add_up_rows if has_many_rows(rows, inputs, features, dtype) else _from_wider
     return product(x, dy)
 
 
-# Of rows, a kernel and nothing else. Only the kernel's gradient is faster than XLA's.
+# Of rows, a kernel and the type of their numbers. Where the processor has no matrix unit only the
+# kernel's gradient is faster than XLA's. What there is is asked for where it is traced: what is
+# never differentiated, as a model that only predicts, need not wait for a compilation.
 _multiply_many, _, _ = differentiable(
     "linear",
-    Form("b i, i f -> b f", lambda x, kernel, _: x @ kernel),
-    Form("b f, i f -> b i", lambda dy, kernel, _: dy @ kernel.T),
+    Form(
+        "b i, i f -> b f",
+        lambda x, kernel, _: x @ kernel,
+        lambda x, kernel, _: multiply_matrices(x, kernel),
+        has_matrix_unit,
+    ),
+    Form(
+        "b f, i f -> b i",
+        lambda dy, kernel, _: dy @ kernel.T,
+        lambda dy, kernel, _: multiply_matrices(dy, kernel, turned_right=True),
+        has_matrix_unit,
+    ),
     Form("b i, b f -> i f", lambda x, dy, _: x.T @ dy, _add_up_many),
 )
 

@@ -6,7 +6,7 @@ rows of its own and keeps their states and the recurrent kernel in the core's ca
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -85,20 +85,80 @@ def _by_platform(kernel: str, cell: str, scan: Scan, weights: Any, rows: Any) ->
         return jax.tree.leaves(scan(weights, *rows))
 
     results, result_tree = jax.tree.flatten(jax.eval_shape(scan, weights, *rows))
-    # The gradient of the gates is written over them; the inputs' is before it, if it is wanted.
-    aliases = {whole: whole - 1} if kernel == "recur_backward" else {}
 
     def call(*leaves: Array) -> list[Array]:
         # Of a device that has some of the rows.
         batch = leaves[whole].shape[-2]
         some = [one.update(shape=(*one.shape[:-2], batch, one.shape[-1])) for one in results]
-        function = kernel_call(kernel, leaves[0].dtype, some, aliases)
-        return list(function(*leaves, cell=cell, masked=rows[-1] is not None))
+        options = {"cell": cell, "masked": rows[-1] is not None}
+        if kernel == "recur_backward":
+            return _run_backward(leaves, whole, some, options)
+        return _run_forward(leaves, whole, len(rows[1]), some, options)
 
     divided = by_rows(call, _axes(leaves, results, whole), batch="batch")
     native = plain_where_mapped(divided, scan_of_leaves)
     made = jax.lax.platform_dependent(*leaves, cpu=native, default=scan_of_leaves)
     return jax.tree.unflatten(result_tree, made)
+
+
+def _run_forward(
+    leaves: Sequence[Array],
+    whole: int,
+    states: int,
+    results: Sequence[Any],
+    options: dict[str, Any],
+) -> list[Array]:
+    """Calls the kernel, to which a matrix unit gives the inputs' products.
+
+    Args:
+        leaves: the weights, the input's kernel first, then inputs, state and counts.
+        whole: number of weights.
+        states: number of arrays of the state.
+        results: outputs, last state and what is kept, the gates first; shapes and types.
+        options: of the kernel.
+    """
+    input_kernel, inputs = leaves[0], leaves[whole]
+    multiplied = _has_unit(inputs, input_kernel.shape[1])
+    aliases = {}
+    if multiplied:
+        rows = inputs.reshape(-1, inputs.shape[2])
+        products = linear.multiply_matrices(rows, input_kernel).reshape(*inputs.shape[:2], -1)
+        leaves = [*leaves[1:whole], products, *leaves[whole + 1 :]]
+        if len(results) > 1 + states:  # gates are written over the products
+            aliases = {whole - 1: 1 + states}
+    function = kernel_call("recur_forward", inputs.dtype, results, aliases)
+    return list(function(*leaves, **options, multiplied=multiplied))
+
+
+def _run_backward(
+    leaves: Sequence[Array], whole: int, results: Sequence[Any], options: dict[str, Any]
+) -> list[Array]:
+    """Calls the kernel, and a matrix unit for the gradient of the inputs.
+
+    Args:
+        leaves: the weights, the input's kernel first if its gradient is asked for; gates, and what
+            else the kernel wants.
+        whole: number of weights.
+        results: the gradients of the inputs, if asked for, of gates, and others; shapes and types.
+        options: of the kernel.
+    """
+    input_kernel, gates = leaves[0], leaves[whole]
+    by_unit = whole == 2 and _has_unit(gates, input_kernel.shape[0])
+    if by_unit:
+        leaves, results, whole = leaves[1:], results[1:], 1
+    # The gradient of the gates is written over them; the inputs' is before it, if it is there.
+    function = kernel_call("recur_backward", gates.dtype, results, {whole: whole - 1})
+    made = list(function(*leaves, **options))
+    if by_unit:
+        rows = made[0].reshape(-1, gates.shape[2])
+        d_inputs = linear.multiply_matrices(rows, input_kernel, turned_right=True)
+        made = [d_inputs.reshape(*gates.shape[:2], -1), *made]
+    return made
+
+
+def _has_unit(rows: Float[Array, "time batch depth"], columns: int) -> bool:
+    time, batch, depth = rows.shape
+    return linear.is_for_matrix_unit(time * batch, depth, columns, rows.dtype)
 
 
 @_by_platform.defjvp
