@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "kernels.h"
+#include "outputs.h"
 
 namespace zoo {
 namespace {
@@ -197,16 +197,15 @@ struct Part {
 };
 
 template <bool kTurnedLeft, bool kTurnedRight>
-void multiply(const Part& part, int64_t depth, const Operand& left, const Operand& right, float* y,
-              int64_t y_stride) {
-  constexpr int64_t kLeast = kBlock * kPieces * sizeof(Bfloat16);
-  // Of the depth and the columns, as many each time.
+void multiply(const Part& part, int64_t depth, const Operand& left, const Operand& right,
+              const Finish<float>& finish, bool past, float* y, int64_t features) {
+  // Of the depth and the columns, about as many each time.
   auto even = [](int64_t count, int64_t most, int64_t unit) {
     return ceil_div(ceil_div(count, ceil_div(count, most)), unit) * unit;
   };
   int64_t deep = even(depth, kMostDepth, kLine);
-  int64_t most = std::max(kBlock, kMostBytes * kBlock / (kLeast * deep) / kBlock * kBlock);
-  int64_t wide = even(part.columns, most, kBlock);
+  int64_t block_bytes = deep / kLine * kPanel * static_cast<int64_t>(sizeof(Bfloat16));
+  int64_t wide = even(part.columns, kMostBytes / block_bytes * kBlock, kBlock);
   // The right operand as [block, panel], one block of the left one, and sums as [block, row, column].
   auto rights = allocate<Bfloat16>(wide / kBlock * deep / kLine * kPanel);
   auto lefts = allocate<Bfloat16>(deep / kLine * kPanel);
@@ -218,6 +217,7 @@ void multiply(const Part& part, int64_t depth, const Operand& left, const Operan
     int64_t blocks = ceil_div(std::min(wide, last - column), kBlock);
     for (int64_t k = 0; k < depth; k += deep) {
       int64_t some = std::min(deep, depth - k), panels = ceil_div(some, kLine);
+      bool is_last = k + deep >= depth;
       for (int64_t block = 0; block < blocks; ++block) {
         int64_t first = column + block * kBlock;
         divide<kTurnedRight, false>(right, first, std::min(kBlock, last - first), k, some,
@@ -235,13 +235,18 @@ void multiply(const Part& part, int64_t depth, const Operand& left, const Operan
         }
         for (int64_t i = 0; i < rows; ++i) {
           for (int64_t block = 0; block < blocks; ++block) {
-            int64_t first = column + block * kBlock;
+            int64_t first = column + block * kBlock, place = (row + i) * features + first;
+            int64_t width = std::min(kBlock, last - first);
             const float* from = &sums[(block * kBlock + i) * kBlock];
-            float* to = y + (row + i) * y_stride + first;
-            for_vectors<float>(std::min(kBlock, last - first), [&](auto kind, int64_t j) {
+            for_vectors<float>(width, [&](auto kind, int64_t j) {
               using V = decltype(kind);
               V sum = load<V>(from + j);
-              store<V>(to + j, k > 0 ? load<V>(to + j) + sum : sum);
+              if (k > 0) sum += load<V>(y + place + j);
+              if (is_last) sum = finish(sum, first + j, place + j);
+              if constexpr (!std::is_same_v<V, float>) {
+                if (is_last && past) return store_past<float>(y + place + j, sum);
+              }
+              store<V>(y + place + j, sum);
             });
           }
         }
@@ -251,11 +256,12 @@ void multiply(const Part& part, int64_t depth, const Operand& left, const Operan
 }
 
 ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Result<Numbers> y,
-                    bool turned_left, bool turned_right) {
+                    ffi::RemainingArgs finish_with, bool rectify, bool turned_left,
+                    bool turned_right) {
   int64_t rows = y->dimensions()[0], columns = y->dimensions()[1];
   int64_t depth = left.dimensions()[turned_left ? 0 : 1];
   Operand a{left.typed_data(), left.dimensions()[1], turned_left};
-  // Of the right one, columns are what rows are of the left one.
+  // Its columns are what rows are of the left one, so that as a matrix it is a turned operand.
   Operand b{right.typed_data(), right.dimensions()[1], !turned_right};
   // The longer way is divided first: each thread divides all of the other operand into pieces.
   int64_t down = ceil_div(rows, kBlock), across = ceil_div(columns, kBlock);
@@ -264,6 +270,8 @@ ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Resu
   int64_t first = std::min(parts, is_high ? down : across);
   int64_t second = std::min(parts / first, is_high ? across : down);
   int64_t of_rows = is_high ? first : second, of_columns = is_high ? second : first;
+  Finish<float> finish(finish_with, rectify);
+  bool past = finish.scale != nullptr && goes_past(y->typed_data(), rows, columns);
   parallel(pool, of_rows * of_columns, [&](int64_t item) {
     auto range = [](int64_t blocks, int64_t part, int64_t parts, int64_t count) {
       int64_t begin = blocks * part / parts * kBlock;
@@ -271,10 +279,10 @@ ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Resu
     };
     auto [row, height] = range(down, item % of_rows, of_rows, rows);
     auto [column, width] = range(across, item / of_rows, of_columns, columns);
-    auto* of_part = turned_left    ? multiply<true, true>
-                    : turned_right ? multiply<false, false>
-                                   : multiply<false, true>;
-    of_part({row, height, column, width}, depth, a, b, y->typed_data(), columns);
+    auto* of_part = turned_left ? (turned_right ? multiply<true, false> : multiply<true, true>)
+                                : (turned_right ? multiply<false, false> : multiply<false, true>);
+    of_part({row, height, column, width}, depth, a, b, finish, past, y->typed_data(), columns);
+    if (past) written_past();
   });
   return ffi::Error::Success();
 }
@@ -289,4 +297,4 @@ extern "C" int prepare() {
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(multiply_matrices, zoo::Multiply,
-                              zoo::binary().Attr<bool>("turned_left").Attr<bool>("turned_right"));
+                              zoo::finished().Attr<bool>("turned_left").Attr<bool>("turned_right"));

@@ -32,6 +32,16 @@ inline void written_past() {
 #endif
 }
 
+// Bytes of outputs that no cache keeps until they are read.
+constexpr int64_t kManyBytes = 32 << 20;
+
+// Whether outputs go past the caches; kept in them, they are asked for before they are written.
+template <class T>
+bool goes_past(const T* outputs, int64_t rows, int64_t features) {
+  return rows * features * static_cast<int64_t>(sizeof(T)) >= kManyBytes &&
+         features % kLanes<T> == 0 && reinterpret_cast<uintptr_t>(outputs) % kVectorBytes == 0;
+}
+
 // What outputs become before they are stored: multiplied by a scale and added to a shift of each
 // feature, added to other numbers of the same place, and rectified.
 template <class T>

@@ -17,15 +17,6 @@ namespace ffi = xla::ffi;
 constexpr int64_t kMostPixels = 96;
 // Of these, rows whose sums registers hold.
 constexpr int kGroup = kSums / kWide;
-// Bytes of outputs that no cache keeps until they are read.
-constexpr int64_t kManyBytes = 32 << 20;
-
-// Whether outputs go past the caches; kept in them, they are asked for before they are written.
-template <class T>
-bool goes_past(const T* outputs, int64_t pixels, int64_t features) {
-  return pixels * features * static_cast<int64_t>(sizeof(T)) >= kManyBytes &&
-         features % kLanes<T> == 0 && reinterpret_cast<uintptr_t>(outputs) % kVectorBytes == 0;
-}
 
 template <class T>
 void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& matrix, Numbers& y,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from tuned_forms import assert_close, compiled, contractions
+from tuned_forms import assert_close, compiled, contractions, on_a_matrix_unit
 
 from zoo.kernels import library
 from zoo.layers import fuse
@@ -289,16 +289,21 @@ def test_traced_within_another_function():
     assert_close(outer(x, kernel), expected, 1e-6)
 
 
+@pytest.mark.parametrize("unit", [False, pytest.param(True, marks=on_a_matrix_unit)])
 @pytest.mark.parametrize(
-    ("name", "options", "side", "before", "after"),
+    ("name", "options", "side", "before", "after", "after_with_unit"),
     [
-        ("resnet50", {"stages": (1, 1, 1, 1)}, 160, 13, 4),
-        ("resnet18", {}, 160, 17, 7),
-        ("cnn", {}, 48, 4, 1),
+        ("resnet50", {"stages": (1, 1, 1, 1)}, 160, 13, 4, 3),
+        ("resnet18", {}, 160, 17, 7, 6),
+        ("cnn", {}, 48, 4, 1, 1),
     ],
 )
-def test_models_rectify_in_their_convolutions(name, options, side, before, after):
+def test_models_rectify_in_their_convolutions(
+    name, options, side, before, after, after_with_unit, unit, request
+):
     """But those that are XLA's, of large kernels or few pixels, and linear layers."""
+    if not unit:
+        request.getfixturevalue("no_matrix_unit")
     model = create_model(name, num_classes=7, **options)
     x = jax.random.normal(jax.random.key(1), (3, side, side, 3))
     variables = jax.jit(model.init)(jax.random.key(0), x[:1])
@@ -309,4 +314,7 @@ def test_models_rectify_in_their_convolutions(name, options, side, before, after
         return compiled.lower(variables, x).as_text().count("call @relu")
 
     assert rectifiers(theirs) == before
-    assert rectifiers(ours) == (after if library.target("convolve_pixels", "float32") else before)
+    expected = after_with_unit if unit else after
+    assert rectifiers(ours) == (
+        expected if library.target("convolve_pixels", "float32") else before
+    )

@@ -21,7 +21,14 @@ from zoo.layers.tuned import convolution
 from zoo.layers.tuned.linear import multiply, multiply_matrices
 
 every_form = pytest.mark.parametrize(
-    "turned", [{}, {"turned_right": True}, {"turned_left": True}], ids=str
+    "turned",
+    [
+        {},
+        {"turned_right": True},
+        {"turned_left": True},
+        {"turned_left": True, "turned_right": True},
+    ],
+    ids=lambda turned: "-".join(turned) or "as_they_are",
 )
 # Blocks of 32 rows and columns and 32 of the depth, whole or not; depths of 128 and of 256; more
 # columns than a part of the right operand has; one thread's share, and several.
@@ -138,6 +145,27 @@ def test_what_is_not_finite_stays_in_its_row_and_is_not_finite(number):
     )
 
 
+# Of a depth that is added up at once, and of more; outputs that a cache keeps, and that none does.
+@on_a_matrix_unit
+@pytest.mark.parametrize("rectify", [False, True])
+@pytest.mark.parametrize("finished", [0, 2, 3])
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"), [(70, 90, 95), (70, 600, 95), (8200, 33, 1024)]
+)
+def test_products_are_finished_before_they_are_stored(rectify, finished, rows, depth, columns):
+    left, right, given = operands(rows, depth, columns, {}, normal)
+    generator = np.random.default_rng(1)
+    finish = [normal(generator, shape) for shape in ((columns,), (columns,), (rows, columns))]
+    finish = finish[:finished]
+    exact = left.astype(np.float64) @ right.astype(np.float64)
+    if finished:
+        exact = exact * finish[0] + finish[1] + sum(finish[2:])
+    exact = np.maximum(exact, 0) if rectify else exact
+    product = multiply_matrices(*given, tuple(map(jnp.asarray, finish)), rectify=rectify)
+    assert error(product, exact) <= 2e-7
+    assert (np.asarray(product).min() >= 0) == rectify
+
+
 @on_a_matrix_unit
 def test_again_it_gives_the_same_bits():
     _, _, given = operands(300, 300, 300, {}, normal)
@@ -222,14 +250,16 @@ def test_on_several_devices():
 @pytest.mark.parametrize(
     ("shape", "taps", "used"),
     [
+        ((1, 8, 8), 1, 0),  # few pixels
         ((1, 14, 14), 1, 1),
+        ((2, 30, 30), 1, 1),
         ((1, 14, 14), 3, 1),
         ((4, 8, 8), 1, 1),
         ((1, 8, 8), 3, 0),  # few pixels
         ((1, 17, 16), 3, 0),  # many pixels
     ],
 )
-def test_convolutions_of_few_hundred_pixels(shape, taps, used):
+def test_convolutions_that_are_products(shape, taps, used):
     # So many channels that no other kernel is for them.
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (*shape, 400))
@@ -246,6 +276,25 @@ def test_convolutions_of_few_hundred_pixels(shape, taps, used):
         precision="highest",
     )
     assert_close(ours(x, kernel), theirs, 3e-6)
+
+
+@on_a_matrix_unit
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+def test_the_gradients_of_pointwise_convolutions(strides):
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (3, 28, 34, 40))
+    kernel = jax.random.normal(keys[1], (1, 1, 40, 70)) / 40**0.5
+    window = convolution.Window(strides, (0, 0), (1, 1), 1)
+
+    def product(x, kernel):
+        return plain(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+
+    def convolve(x, kernel):
+        return convolution.convolve(x, kernel, window)
+
+    dy = jnp.cos(product(x, kernel))
+    assert lowered_gradients(convolve, x, kernel, dy).count(MATRICES) == 3
+    assert_close(gradients(convolve, x, kernel, dy), gradients(product, x, kernel, dy), 2e-6)
 
 
 @on_a_matrix_unit

@@ -77,7 +77,8 @@ def _sizes_for_kernels(
     if _is_pointwise(kernel, window):
         outputs = x.shape[0] * math.prod(-(-x.shape[i + 1] // window.strides[i]) for i in (0, 1))
         fits = outputs > _FEW_PIXELS and min(channels, features) >= 16 and many <= 1 << 20
-        name = convolution_kernels.PIXELS if fits else ""
+        by_unit = linear.is_for_matrix_unit(outputs, channels, features, x.dtype)
+        name = convolution_kernels.PIXELS if fits or by_unit else ""
     # With few pixels, or many channels, the kernel's transform takes longer than it saves.
     elif (
         _has_fewer_multiplications(x, kernel, window)
@@ -139,9 +140,10 @@ def _forward(window: Window, x: Image, kernel: Kernel) -> Output:
     """Convolves; of few pixels on a CPU as a product, for XLA's convolution is slower there."""
     plain = functools.partial(_plain, window)
     shape = jax.eval_shape(plain, x, kernel).shape[:-1]
-    many = kernel.shape[:2] == (1, 1) or linear.has_matrix_unit(x.dtype)
-    most = _FEW_PIXELS if many else _FEW_WINDOWS
-    if window.groups != 1 or not linear.has_few_rows(math.prod(shape), kernel, most):
+    pixels, features = math.prod(shape), kernel.shape[-1]
+    by_unit = linear.is_for_matrix_unit(pixels, math.prod(kernel.shape[:-1]), features, x.dtype)
+    most = _FEW_PIXELS if kernel.shape[:2] == (1, 1) or by_unit else _FEW_WINDOWS
+    if window.groups != 1 or not linear.has_few_rows(pixels, kernel, most):
         return plain(x, kernel)
 
     def on_cpu(x: Image, kernel: Kernel) -> Output:

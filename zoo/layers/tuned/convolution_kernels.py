@@ -1,6 +1,6 @@
 """Convolution by our own kernels and its gradients.
 
-The kernels are ``winograd.cc``, ``windows.cc`` and ``pointwise.cc``.
+The kernels are ``winograd.cc``, ``windows.cc``, and ``pointwise.cc`` or ``matrices.cc``.
 """
 
 import dataclasses
@@ -92,9 +92,11 @@ def finished(
     pixels = _pixels(x, sizes)
     rows = pixels.shape[0], shape[3]
     finish = (*finish[:2], *(others.reshape(rows) for others in finish[2:]))
-    return _call(PIXELS, (pixels, kernel[0, 0], *finish), rows, sizes, rectify=rectify).reshape(
-        shape
-    )
+    if linear.is_for_matrix_unit(rows[0], x.shape[3], shape[3], x.dtype):
+        y = linear.multiply_matrices(pixels, kernel[0, 0], finish, rectify=rectify)
+    else:
+        y = _call(PIXELS, (pixels, kernel[0, 0], *finish), rows, sizes, rectify=rectify)
+    return y.reshape(shape)
 
 
 def _our_input_gradient(dy: Output, kernel: Kernel, sizes: Sizes) -> Image:
@@ -103,7 +105,10 @@ def _our_input_gradient(dy: Output, kernel: Kernel, sizes: Sizes) -> Image:
         return _call("input_gradient_tiles", (dy, kernel), shape, sizes)
     pixels = dy.reshape(-1, dy.shape[3])
     rows = pixels.shape[0], shape[3]
-    dx = _call(PIXELS, (pixels, kernel[0, 0].T), rows, sizes, rectify=False)
+    if linear.is_for_matrix_unit(rows[0], shape[3], dy.shape[3], dy.dtype):
+        dx = linear.multiply_matrices(pixels, kernel[0, 0], turned_right=True)
+    else:
+        dx = _call(PIXELS, (pixels, kernel[0, 0].T), rows, sizes, rectify=False)
     x = jax.typeof(dx).update(shape=shape)
     return jax.linear_transpose(lambda x: _pixels(x, sizes), x)(dx)[0]
 

@@ -190,19 +190,30 @@ def is_for_matrix_unit(rows: int, inputs: int, features: int, dtype: np.dtype) -
 
 
 def multiply_matrices(
-    left: Array, right: Array, *, turned_left: bool = False, turned_right: bool = False
+    left: Array,
+    right: Array,
+    finish: Sequence[Array] = (),
+    *,
+    turned_left: bool = False,
+    turned_right: bool = False,
+    rectify: bool = False,
 ) -> Float[Array, "rows columns"]:
     """Returns the product of two matrices by our own kernel (``matrices.cc``), for a CPU alone.
 
     Args:
         left: [rows, depth], turned [depth, rows].
         right: [depth, columns], turned [columns, depth].
+        finish: nothing; or what the product is multiplied by and then added to, ``[columns]`` each;
+            or these two and what is added then, ``[rows, columns]``.
         turned_left: whether ``left`` is.
         turned_right: whether ``right`` is.
+        rectify: whether what is negative in the end becomes zero.
     """
     shape = left.shape[1 if turned_left else 0], right.shape[0 if turned_right else 1]
     function = kernel_call("multiply_matrices", left.dtype, jax.ShapeDtypeStruct(shape, left.dtype))
-    y: Array = function(left, right, turned_left=turned_left, turned_right=turned_right)
+    y: Array = function(
+        left, right, *finish, turned_left=turned_left, turned_right=turned_right, rectify=rectify
+    )
     return y
 
 
