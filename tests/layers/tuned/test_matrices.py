@@ -183,7 +183,8 @@ def test_again_it_gives_the_same_bits():
         ((1000, 31), 64, 0),  # few inputs
         ((1000, 64), 31, 0),  # few features
         ((127, 64), 64, 0),  # fewer than 2^19 products
-        ((65, 3000), 600, 3),  # more than the kernel for sums over rows is for
+        ((120, 3000), 600, 3),  # more than the kernel for sums over rows is for
+        ((65, 3000), 600, 0),  # few rows for so large a kernel
     ],
 )
 def test_a_linear_layer_and_its_gradients_are_the_units(shape, features, used):

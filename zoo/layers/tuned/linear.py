@@ -38,6 +38,9 @@ _LEAST_WORK = 1 << 21
 # With one, and beyond these, XLA's products are: inputs and features, products and sums.
 _LEAST_SIDE = 32
 _LEAST_WORK_OF_UNIT = 1 << 19
+# Of a kernel with more numbers for each row most of the time is to read it: with the unit that is a
+# fifth less (the first linear layer of the CNN), which is not worth a compilation.
+_NUMBERS_OF_A_ROW = 1 << 14
 # Products and sums up to which several kernels are multiplied by at once: beyond, to put them
 # together takes longer than it saves.
 _MOST_TOGETHER = 1 << 27
@@ -185,6 +188,7 @@ def is_for_matrix_unit(rows: int, inputs: int, features: int, dtype: np.dtype) -
         and rows >= _MANY_ROWS
         and min(inputs, features) >= _LEAST_SIDE
         and rows * inputs * features >= _LEAST_WORK_OF_UNIT
+        and inputs * features <= rows * _NUMBERS_OF_A_ROW
         and has_matrix_unit(dtype)
     )
 
