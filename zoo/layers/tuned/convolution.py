@@ -23,7 +23,7 @@ _LEAST_CHANNELS = 16
 # Of so many pixels a product by our own kernel for few rows is faster than XLA's convolution, and
 # of more that for many.
 _FEW_PIXELS = 256
-# The same for larger windows, whose pixels are gathered first.
+# The same for larger windows, whose pixels are gathered first, without a matrix unit.
 _FEW_WINDOWS = 64
 
 
@@ -141,10 +141,13 @@ def _forward(window: Window, x: Image, kernel: Kernel) -> Output:
     plain = functools.partial(_plain, window)
     shape = jax.eval_shape(plain, x, kernel).shape[:-1]
     pixels, features = math.prod(shape), kernel.shape[-1]
-    by_unit = linear.is_for_matrix_unit(pixels, math.prod(kernel.shape[:-1]), features, x.dtype)
-    most = _FEW_PIXELS if kernel.shape[:2] == (1, 1) or by_unit else _FEW_WINDOWS
-    if window.groups != 1 or not linear.has_few_rows(pixels, kernel, most):
+    if window.groups != 1 or not linear.has_few_rows(pixels, kernel, _FEW_PIXELS):
         return plain(x, kernel)
+    # Larger windows are gathered first.
+    if kernel.shape[:2] != (1, 1) and pixels > _FEW_WINDOWS:
+        inputs = math.prod(kernel.shape[:-1])
+        if not linear.is_for_matrix_unit(pixels, inputs, features, x.dtype):
+            return plain(x, kernel)
 
     def on_cpu(x: Image, kernel: Kernel) -> Output:
         rows, matrix = _windows(window, x, kernel), kernel.reshape(-1, kernel.shape[-1])
