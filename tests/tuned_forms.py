@@ -1,6 +1,7 @@
 """What the tests of tuned forms ask of each: its derivatives, and the programs it becomes."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -31,6 +32,20 @@ def assert_close(ours, theirs, tolerance):
         assert a.shape == b.shape
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         assert np.abs(a - b).max(initial=0) <= tolerance * np.abs(b).max(initial=0)
+
+
+def second_derivatives(function, x, kernel):
+    """Of a sum of cubes: the gradients' tangents, and the gradients of a sum of their squares."""
+
+    def gradient(*arrays):
+        return jax.grad(lambda *a: (function(*a) ** 3).sum(), argnums=(0, 1))(*arrays)
+
+    def outer(*arrays):
+        return sum((array**2).sum() for array in gradient(*arrays))
+
+    tangents = jnp.cos(x), jnp.sin(kernel)
+    forward = jax.jvp(gradient, (x, kernel), tangents)[1]
+    return forward, jax.grad(outer, argnums=(0, 1))(x, kernel)
 
 
 def gradients_of_divided_rows(function, x, kernel, dy):

@@ -30,7 +30,7 @@ SOURCES = {
     "pointwise": ("convolve_pixels",),
     "products": ("multiply_rows",),
     "contraction": ("contract_rows",),
-    _MATRICES: ("multiply_matrices",),
+    _MATRICES: ("multiply_matrices", "convolve_by_unit", "kernel_gradient_by_unit"),
     "recurrence": ("recur_forward", "recur_backward"),
 }
 # Types of numbers: what they are called in C++ and in XLA's interface.

@@ -1,4 +1,5 @@
-// Products of matrices by the processor's matrix unit, Intel's AMX, as accurate as in float32.
+// Products of matrices, and convolution, by the processor's matrix unit, Intel's AMX, as accurate as
+// in float32.
 //
 // The unit multiplies bfloat16, which has 8 of float32's 24 bits, and adds up in float32. A number is
 // the sum of three of bfloat16, each rounded to nearest: a = a1 + a2 + a3. Of the nine products that
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "outputs.h"
+#include "window.h"
 
 namespace zoo {
 namespace {
@@ -37,15 +39,43 @@ constexpr int64_t kMostDepth = 256, kMostBytes = 1 << 20;
 // Products and sums for which another thread is woken.
 constexpr int64_t kWorthwhile = 1 << 20;
 
-// Element (i, k) of an operand, where k is the depth, is at data[i * stride + k], or turned at
-// data[k * stride + i].
+// Images [batch, rows, columns, channels], and what of them each pixel of a convolution's outputs is
+// a product of: a line [place of the window, channel]. There are whole kLines of channels.
+struct Windows {
+  Window window;
+  int64_t rows, columns, channels;
+  int64_t output_rows, output_columns;
+
+  // Where the lines of some pixels, from one on, have what they have from ``place`` on.
+  void find(const float* images, int64_t pixel, int64_t place, const float** lines) const {
+    int64_t tap = place / channels, channel = place % channels;
+    int64_t down = tap / window.width - window.top, right = tap % window.width - window.left;
+    int64_t column = pixel % output_columns, of_all = pixel / output_columns;
+    int64_t row = of_all % output_rows, image = of_all / output_rows;
+    for (int64_t i = 0; i < kLine; ++i) {
+      int64_t y = row * window.row_stride + down, x = column * window.column_stride + right;
+      bool inside = y >= 0 && y < rows && x >= 0 && x < columns;
+      lines[i] = inside ? images + ((image * rows + y) * columns + x) * channels + channel : nullptr;
+      if (++column < output_columns) continue;
+      column = 0;
+      if (++row < output_rows) continue;
+      row = 0, ++image;
+    }
+  }
+};
+
+// Lines of numbers in memory, one each ``stride``: an operand's rows along the depth or, turned, at
+// each depth all of its rows. Or the lines of windows, of which ``stride`` is what is between most.
 struct Operand {
   const float* data;
   int64_t stride;
   bool turned;
+  const Windows* windows = nullptr;
 
-  const float* at(int64_t i, int64_t k) const {
-    return turned ? data + k * stride + i : data + i * stride + k;
+  // Where kLine lines, from one on, have what they have from ``place`` on; null: zeros.
+  void find(int64_t line, int64_t place, const float** lines) const {
+    if (windows != nullptr) return windows->find(data, line, place, lines);
+    for (int64_t i = 0; i < kLine; ++i) lines[i] = data + (line + i) * stride + place;
   }
 };
 
@@ -114,25 +144,30 @@ template <bool kTurned, bool kLeft>
       0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i in_turns = _mm512_load_si512(kInTurns);
+  static_assert(kBlock == kLine, "as many lines make a panel, turned or not");
+  const int64_t next = kBlock * (kTurned ? 1 : from.stride);
   for (int64_t k = 0; k < deep; k += kLine, to += kPanel) {
+    const float* lines[kLine];
+    kTurned ? from.find(begin + k, first, lines) : from.find(first, begin + k, lines);
     for (int64_t half = 0; half < 2; ++half) {
       Bfloat16* tile = to + half * kTile;
       for (int64_t line = 0; line < kLines; ++line) {
         // What the other operand's lines have, turned: two depths of 16 places, or 32 depths of one.
         int64_t i = half * kLines + (kTurned ? 0 : line), depth = k + (kTurned ? 2 * line : 0);
         int64_t width = wide - i, left = deep - depth;
-        const float* place = from.at(first + i, begin + depth);
         __m512 a = {}, b = {};
+        // Also the next block's, for the second-level cache.
+        auto take = [&](const float* place, int64_t count) {
+          __builtin_prefetch(place + next, 0, 2);
+          return load_some(place, count);
+        };
         if constexpr (kTurned) {
-          if (left > 0) a = load_some(place, width);
-          if (left > 1) b = load_some(place + from.stride, width);
-        } else if (width > 0) {
-          a = load_some(place, left), b = load_some(place + 16, left - 16);
+          const float *above = lines[2 * line], *below = lines[2 * line + 1];
+          if (above != nullptr && left > 0) a = take(above + i, width);
+          if (below != nullptr && left > 1) b = take(below + i, width);
+        } else if (lines[i] != nullptr && width > 0) {
+          a = take(lines[i], left), b = take(lines[i] + kLines, left - kLines);
         }
-        // The next block's, for the second-level cache.
-        const float* next = place + kBlock * (kTurned ? 1 : from.stride);
-        __builtin_prefetch(next, 0, 2);
-        __builtin_prefetch(next + (kTurned ? from.stride : 16), 0, 2);
         for (int piece = 0; piece < kPieces; ++piece) {
           auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
           a -= widened(both, 0), b -= widened(both, 1);
@@ -255,14 +290,9 @@ void multiply(const Part& part, int64_t depth, const Operand& left, const Operan
   }
 }
 
-ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Result<Numbers> y,
-                    ffi::RemainingArgs finish_with, bool rectify, bool turned_left,
-                    bool turned_right) {
-  int64_t rows = y->dimensions()[0], columns = y->dimensions()[1];
-  int64_t depth = left.dimensions()[turned_left ? 0 : 1];
-  Operand a{left.typed_data(), left.dimensions()[1], turned_left};
-  // Its columns are what rows are of the left one, so that as a matrix it is a turned operand.
-  Operand b{right.typed_data(), right.dimensions()[1], !turned_right};
+// y = left * right, finished.
+void multiply_all(ffi::ThreadPool& pool, const Operand& left, const Operand& right, int64_t rows,
+                  int64_t depth, int64_t columns, const Finish<float>& finish, float* y) {
   // The longer way is divided first: each thread divides all of the other operand into pieces.
   int64_t down = ceil_div(rows, kBlock), across = ceil_div(columns, kBlock);
   int64_t parts = std::min<int64_t>(pool.num_threads(), 1 + rows * columns * depth / kWorthwhile);
@@ -270,8 +300,7 @@ ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Resu
   int64_t first = std::min(parts, is_high ? down : across);
   int64_t second = std::min(parts / first, is_high ? across : down);
   int64_t of_rows = is_high ? first : second, of_columns = is_high ? second : first;
-  Finish<float> finish(finish_with, rectify);
-  bool past = finish.scale != nullptr && goes_past(y->typed_data(), rows, columns);
+  bool past = finish.scale != nullptr && goes_past(y, rows, columns);
   parallel(pool, of_rows * of_columns, [&](int64_t item) {
     auto range = [](int64_t blocks, int64_t part, int64_t parts, int64_t count) {
       int64_t begin = blocks * part / parts * kBlock;
@@ -279,11 +308,51 @@ ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Resu
     };
     auto [row, height] = range(down, item % of_rows, of_rows, rows);
     auto [column, width] = range(across, item / of_rows, of_columns, columns);
-    auto* of_part = turned_left ? (turned_right ? multiply<true, false> : multiply<true, true>)
-                                : (turned_right ? multiply<false, false> : multiply<false, true>);
-    of_part({row, height, column, width}, depth, a, b, finish, past, y->typed_data(), columns);
+    auto* of_part = left.turned ? (right.turned ? multiply<true, true> : multiply<true, false>)
+                                : (right.turned ? multiply<false, true> : multiply<false, false>);
+    of_part({row, height, column, width}, depth, left, right, finish, past, y, columns);
     if (past) written_past();
   });
+}
+
+// A matrix as the right operand: its columns are what rows are of the left one.
+Operand on_the_right(const Numbers& matrix, bool turned = false) {
+  return {matrix.typed_data(), matrix.dimensions().back(), !turned};
+}
+
+ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Result<Numbers> y,
+                    ffi::RemainingArgs finish, bool rectify, bool turned_left, bool turned_right) {
+  Operand of_rows{left.typed_data(), left.dimensions()[1], turned_left};
+  multiply_all(pool, of_rows, on_the_right(right, turned_right), y->dimensions()[0],
+               left.dimensions()[turned_left ? 0 : 1], y->dimensions()[1],
+               Finish<float>(finish, rectify), y->typed_data());
+  return ffi::Error::Success();
+}
+
+Windows windows_of(const Numbers& x, const Numbers& y, Window window) {
+  auto sizes = x.dimensions(), new_sizes = y.dimensions();
+  return {window, sizes[1], sizes[2], sizes[3], new_sizes[1], new_sizes[2]};
+}
+
+ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
+                    ffi::RemainingArgs finish, bool rectify, int64_t row_stride,
+                    int64_t column_stride, int64_t top, int64_t left) {
+  auto taps = kernel.dimensions(), sizes = y->dimensions();
+  Windows windows = windows_of(x, *y, {taps[0], taps[1], row_stride, column_stride, top, left});
+  Operand of_pixels{x.typed_data(), windows.channels * column_stride, false, &windows};
+  multiply_all(pool, of_pixels, on_the_right(kernel), sizes[0] * sizes[1] * sizes[2],
+               taps[0] * taps[1] * taps[2], taps[3], Finish<float>(finish, rectify),
+               y->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Result<Numbers> dkernel,
+                          int64_t row_stride, int64_t column_stride, int64_t top, int64_t left) {
+  auto taps = dkernel->dimensions(), sizes = dy.dimensions();
+  Windows windows = windows_of(x, dy, {taps[0], taps[1], row_stride, column_stride, top, left});
+  Operand of_taps{x.typed_data(), windows.channels * column_stride, true, &windows};
+  multiply_all(pool, of_taps, on_the_right(dy), taps[0] * taps[1] * taps[2],
+               sizes[0] * sizes[1] * sizes[2], taps[3], {}, dkernel->typed_data());
   return ffi::Error::Success();
 }
 
@@ -298,3 +367,6 @@ extern "C" int prepare() {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(multiply_matrices, zoo::Multiply,
                               zoo::finished().Attr<bool>("turned_left").Attr<bool>("turned_right"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_by_unit, zoo::Convolve, zoo::with_window(zoo::finished()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(kernel_gradient_by_unit, zoo::KernelGradient,
+                              zoo::with_window(zoo::binary()));

@@ -5,6 +5,7 @@
 // that overlap, and the convolution is its product with the kernel.
 
 #include "outputs.h"
+#include "window.h"
 
 namespace zoo {
 namespace {
@@ -13,10 +14,6 @@ namespace ffi = xla::ffi;
 
 // Rows of outputs that a thread takes at once.
 constexpr int64_t kOutputRows = 8;
-
-struct Window {
-  int64_t height, width, row_stride, column_stride, top, left;
-};
 
 // A place of a kernel [height, width, channels], where windows have [width, height, channels].
 struct Tap {
@@ -160,15 +157,6 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Resu
   Window window{taps[0], taps[1], row_stride, column_stride, top, left};
   kernel_gradient<Number>(pool, x, dy, *dkernel, window);
   return ffi::Error::Success();
-}
-
-template <class Binding>
-auto with_window(Binding binding) {
-  return std::move(binding)
-      .template Attr<int64_t>("row_stride")
-      .template Attr<int64_t>("column_stride")
-      .template Attr<int64_t>("top")
-      .template Attr<int64_t>("left");
 }
 
 }  // namespace

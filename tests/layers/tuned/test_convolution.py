@@ -257,7 +257,7 @@ def test_inside_a_shard_map(window, sizes):
         (LARGE | {"dtype": jnp.bfloat16}, 3),
     ],
 )
-def test_on_a_cpu_a_wide_convolution_becomes_products(sizes, convolutions):
+def test_on_a_cpu_a_wide_convolution_becomes_products(sizes, convolutions, no_matrix_unit):
     arrays = problem(SAME, **{"dtype": jnp.float32} | sizes)
     ours, _ = ours_and_theirs(SAME)
     assert lowered_gradients(ours, *arrays).count("stablehlo.convolution") == convolutions

@@ -23,7 +23,7 @@ _LEAST_CHANNELS = 16
 # Of so many pixels a product by our own kernel for few rows is faster than XLA's convolution, and
 # of more that for many.
 _FEW_PIXELS = 256
-# The same for larger windows, whose pixels are gathered first, without a matrix unit.
+# The same for larger windows, whose pixels are gathered first.
 _FEW_WINDOWS = 64
 
 
@@ -74,8 +74,11 @@ def _sizes_for_kernels(
         return None
     height, width, channels, features = kernel.shape
     pixels, many = math.prod(x.shape[:3]), channels * features
+    sizes = convolution_kernels.Sizes(
+        (x.shape[1], x.shape[2]), (height, width), window.strides, window.padding, kernel=""
+    )
+    outputs = x.shape[0] * math.prod(sizes.output)
     if _is_pointwise(kernel, window):
-        outputs = x.shape[0] * math.prod(-(-x.shape[i + 1] // window.strides[i]) for i in (0, 1))
         fits = outputs > _FEW_PIXELS and min(channels, features) >= 16 and many <= 1 << 20
         by_unit = linear.is_for_matrix_unit(outputs, channels, features, x.dtype)
         name = convolution_kernels.PIXELS if fits or by_unit else ""
@@ -87,6 +90,10 @@ def _sizes_for_kernels(
         and many <= 1 << 17
     ):
         name = convolution_kernels.TILES
+    elif convolution_kernels.can_be_by_unit(channels) and linear.is_for_matrix_unit(
+        outputs, height * width * channels, features, x.dtype
+    ):
+        name = convolution_kernels.BY_UNIT
     # A larger kernel would leave the cache for each row of outputs.
     elif (
         (channels < 16 or max(window.strides) > 1)
@@ -97,11 +104,7 @@ def _sizes_for_kernels(
         name = convolution_kernels.WINDOWS
     else:
         name = ""
-    if not name:
-        return None
-    return convolution_kernels.Sizes(
-        (x.shape[1], x.shape[2]), (height, width), window.strides, window.padding, name
-    )
+    return dataclasses.replace(sizes, kernel=name) if name else None
 
 
 def _is_pointwise(kernel: Kernel, window: Window) -> bool:
@@ -140,14 +143,12 @@ def _forward(window: Window, x: Image, kernel: Kernel) -> Output:
     """Convolves; of few pixels on a CPU as a product, for XLA's convolution is slower there."""
     plain = functools.partial(_plain, window)
     shape = jax.eval_shape(plain, x, kernel).shape[:-1]
-    pixels, features = math.prod(shape), kernel.shape[-1]
+    pixels = math.prod(shape)
     if window.groups != 1 or not linear.has_few_rows(pixels, kernel, _FEW_PIXELS):
         return plain(x, kernel)
     # Larger windows are gathered first.
     if kernel.shape[:2] != (1, 1) and pixels > _FEW_WINDOWS:
-        inputs = math.prod(kernel.shape[:-1])
-        if not linear.is_for_matrix_unit(pixels, inputs, features, x.dtype):
-            return plain(x, kernel)
+        return plain(x, kernel)
 
     def on_cpu(x: Image, kernel: Kernel) -> Output:
         rows, matrix = _windows(window, x, kernel), kernel.reshape(-1, kernel.shape[-1])

@@ -1,6 +1,6 @@
 """Convolution by our own kernels and its gradients.
 
-The kernels are ``winograd.cc``, ``windows.cc``, and ``pointwise.cc`` or ``matrices.cc``.
+The kernels are ``winograd.cc``, ``windows.cc``, ``pointwise.cc`` and ``matrices.cc``.
 """
 
 import dataclasses
@@ -20,6 +20,14 @@ Pair = tuple[int, int]
 # Of the primitive of JAX that convolves.
 NAME = "convolution"
 TILES, WINDOWS, PIXELS = "convolve_tiles", "convolve_windows", "convolve_pixels"
+BY_UNIT = "convolve_by_unit"
+_KERNEL_GRADIENTS = {
+    TILES: "kernel_gradient_tiles",
+    WINDOWS: "kernel_gradient_windows",
+    BY_UNIT: "kernel_gradient_by_unit",
+}
+# The matrix unit is given so many channels at once, of one place of a window.
+_CHANNELS_AT_ONCE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +40,8 @@ class Sizes:
         strides: steps of the window.
         padding: zeros on each side of an image.
         kernel: name of the kernel that convolves: TILES, by Winograd's algorithm, for 3x3 taps,
-            strides of 1 and padding up to 2; WINDOWS; or PIXELS, for a single tap and no padding.
+            strides of 1 and padding up to 2; WINDOWS; BY_UNIT, of channels that suit it; or PIXELS,
+            for a single tap and no padding.
     """
 
     image: Pair
@@ -69,6 +78,11 @@ def _xlas_kernel_gradient(x: Image, dy: Output, sizes: Sizes) -> Kernel:
     return jax.linear_transpose(lambda kernel: _xlas_convolution(x, kernel, sizes), kernel)(dy)[0]
 
 
+def can_be_by_unit(channels: int) -> bool:
+    """Returns whether BY_UNIT convolves images of so many channels."""
+    return channels % _CHANNELS_AT_ONCE == 0
+
+
 def _our_convolution(x: Image, kernel: Kernel, sizes: Sizes) -> Output:
     return finished(x, kernel, (), sizes, rectify=False)
 
@@ -101,7 +115,9 @@ def finished(
 
 def _our_input_gradient(dy: Output, kernel: Kernel, sizes: Sizes) -> Image:
     shape = (dy.shape[0], *sizes.image, kernel.shape[2])
-    if sizes.kernel != PIXELS:
+    if sizes.kernel == BY_UNIT:
+        return _input_gradient_by_unit(dy, kernel, sizes)
+    if sizes.kernel == TILES:
         return _call("input_gradient_tiles", (dy, kernel), shape, sizes)
     pixels = dy.reshape(-1, dy.shape[3])
     rows = pixels.shape[0], shape[3]
@@ -113,6 +129,20 @@ def _our_input_gradient(dy: Output, kernel: Kernel, sizes: Sizes) -> Image:
     return jax.linear_transpose(lambda x: _pixels(x, sizes), x)(dx)[0]
 
 
+def _has_own_input_gradient(sizes: Sizes) -> bool:
+    return sizes.kernel in (TILES, PIXELS) or (sizes.kernel == BY_UNIT and sizes.strides == (1, 1))
+
+
+def _input_gradient_by_unit(dy: Output, kernel: Kernel, sizes: Sizes) -> Image:
+    """Convolves the outputs' gradient with the kernel turned, for strides of 1."""
+    if not can_be_by_unit(dy.shape[3]):
+        return _xlas_input_gradient(dy, kernel, sizes)
+    (height, width), (top, left) = sizes.taps, sizes.padding
+    padding = height - 1 - top, width - 1 - left
+    turned = dataclasses.replace(sizes, image=sizes.output, padding=padding)
+    return _our_convolution(dy, kernel[::-1, ::-1].swapaxes(2, 3), turned)
+
+
 def _our_kernel_gradient(x: Image, dy: Output, sizes: Sizes) -> Kernel:
     if sizes.kernel == PIXELS:
         pixels = _pixels(x, sizes)
@@ -120,8 +150,8 @@ def _our_kernel_gradient(x: Image, dy: Output, sizes: Sizes) -> Kernel:
         many = linear.has_many_rows(rows, channels, dy.shape[3], x.dtype)
         product = linear.add_up_rows if many else linear.kernel_gradient
         return product(pixels, dy)[None, None]
-    name = "kernel_gradient_tiles" if sizes.kernel == TILES else "kernel_gradient_windows"
-    return _call(name, (x, dy), (*sizes.taps, x.shape[3], dy.shape[3]), sizes)
+    shape = (*sizes.taps, x.shape[3], dy.shape[3])
+    return _call(_KERNEL_GRADIENTS[sizes.kernel], (x, dy), shape, sizes)
 
 
 def _pixels(x: Image, sizes: Sizes) -> Float[Array, "pixels channels"]:
@@ -134,7 +164,7 @@ def _call(
     numbers: dict[str, int] = {}
     if sizes.kernel != PIXELS:
         numbers = {"top": sizes.padding[0], "left": sizes.padding[1]}
-    if sizes.kernel == WINDOWS:
+    if sizes.kernel in (WINDOWS, BY_UNIT):
         numbers |= {"row_stride": sizes.strides[0], "column_stride": sizes.strides[1]}
     function = kernel_call(name, arrays[0].dtype, jax.ShapeDtypeStruct(shape, arrays[0].dtype))
     y: Array = function(*arrays, **options, **{n: np.int64(size) for n, size in numbers.items()})
@@ -148,7 +178,7 @@ convolve, input_gradient, kernel_gradient = bilinear.differentiable(
         "b p q f, i j c f -> b h w c",
         _xlas_input_gradient,
         _our_input_gradient,
-        worthwhile=lambda sizes: sizes.kernel != WINDOWS,
+        worthwhile=_has_own_input_gradient,
     ),
     bilinear.Form("b h w c, b p q f -> i j c f", _xlas_kernel_gradient, _our_kernel_gradient),
 )
