@@ -129,18 +129,12 @@ def has_few_rows(rows: int, kernel: Array, most: int) -> bool:
 def multiply_few_rows(
     x: Float[Array, "rows inputs"], kernel: Kernel
 ) -> Float[Array, "rows features"]:
-    """Returns the product by our own kernel, for a CPU alone.
-
-    It is ``products.cc`` or, of more rows and with a matrix unit, ``matrices.cc``.
-    """
+    """Returns the product by our own kernel (``products.cc``), for a CPU alone."""
     return plain_where_mapped(by_rows(_multiply_rows, "b i, i f -> b f"), jnp.matmul)(x, kernel)
 
 
 def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Array, "rows features"]:
-    (rows, inputs), features = x.shape, kernel.shape[1]
-    if is_for_matrix_unit(rows, inputs, features, x.dtype):
-        return multiply_matrices(x, kernel)
-    result = jax.ShapeDtypeStruct((rows, features), x.dtype)
+    result = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
     y: Output = kernel_call("multiply_rows", x.dtype, result)(x, kernel)
     return y
 
