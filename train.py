@@ -1,22 +1,23 @@
-"""Trains what a config describes, and goes on where the same command stopped.
+"""Trains what a config describes, and resumes where the same command stopped.
 
 python train.py --config configs/cnn.py
 python train.py --config configs/cnn.py --config.train.steps=20
+python train.py --config configs/cnn.py --help
 """
 
 import sys
+from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 import zoo
 from zoo import commands
-from zoo.config import check
 
 CONFIG = flags.DEFINE_string(
     "config",
     None,
     "A config file, such as configs/cnn.py or configs/cnn.py:full. Any field is set with "
-    "--config.section.field=value; the file config.json of a run shows them all.",
+    "--config.section.field=value; --help after it lists the fields.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder. Default: runs/<config>, or the next free runs/<config>-2."
@@ -25,17 +26,27 @@ RESTART = flags.DEFINE_bool("restart", False, "Move the run in the folder aside 
 EXTEND = flags.DEFINE_bool(
     "extend", False, "Continue a run whose learning rate depends on its length, which has changed."
 )
+HELP = flags.DEFINE_bool("help", False, "List the configs, or with --config that config's fields.")
 
 
 def main() -> None:
     """Parses the command line and trains."""
-    app.define_help_flags()
     others, overrides = commands.split_overrides(sys.argv)
-    commands.refuse_arguments(flags.FLAGS(others))
+    commands.refuse_arguments(flags.FLAGS(["--help" if a == "-h" else a for a in others]))
     given = CONFIG.value or ""
-    config = check(commands.override(commands.load_config(given), overrides))
+    if HELP.value and not given:
+        print(f"{__doc__}\n{flags.FLAGS.main_module_help()}\n\nconfigs:")
+        print(commands.list_configs(Path(__file__).parent / "configs"))
+        return
+    config = commands.override(commands.load_config(given), overrides)
+    if HELP.value:
+        print(f"{given}: its fields, their values, and what each may be\n")
+        print(commands.list_fields(config))
+        return
+    from zoo.config import check
+
     zoo.run(
-        config,
+        check(config),
         WORKDIR.value,
         name=commands.run_name(given),
         restart=RESTART.value,

@@ -1,15 +1,17 @@
 """Measures this project against its peers, side by side in one run.
 
     python -m benchmarks                  every step and call
-    python -m benchmarks --only cnn       one group
+    python -m benchmarks --only cnn       one group, or one work: the names are in docs/speed.md
     python -m benchmarks --whole          whole jobs too: minutes each
+    python -m benchmarks --tables         measures nothing, writes the tables anew
 
 PyTorch takes part in the fastest of its settings, which are tried first: eager, channels last,
 torch.compile, always with fused optimizers and with our settings of malloc. Next comes that both
 sides compute the same: equal losses over the first 20 steps in float32, and over 4 in float64, from
 the same weights and batches and without dropout. Then they take turns, each in a process of its own
 on the same cores. What counts is the median over the rounds of the ratio ours / peer. Writes
-``benchmarks/results/<machine>.json`` and the README's table. Nothing else should run meanwhile.
+``benchmarks/results/<machine>.json`` and the tables in ``docs/speed.md`` and the README. Nothing
+else should run meanwhile.
 """
 
 import argparse
@@ -21,11 +23,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, start, tables, turns
+from benchmarks import machine, speed, start, turns
 from benchmarks.works import WORKS
 
 RESULTS = machine.ROOT / "benchmarks" / "results"
-README = machine.ROOT / "README.md"
 # The largest difference of losses, as a share of the loss. float64 shows that both sides are the
 # same program. In float32, which is what is timed, two correct programs part after the first step:
 # where an image is flat, rounding decides which of four equal values a pooling takes, and Adam
@@ -45,7 +46,7 @@ SIDES = {
 START = "start"
 QUIET_SPREAD = 0.15
 
-Row = dict[str, Any]
+Row = speed.Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,15 @@ class Job:
     """A whole program on our side and on its peers': arguments of Python.
 
     Attributes:
-        group: what ``--only`` names.
+        name: what ``--only`` names.
+        group: likewise, with other works; the job then needs ``--whole``.
         work: what is done, for the table.
         ours: our arguments; ``{folder}`` is an empty folder.
         peers: the peers' arguments by their names.
         goal: ratio to reach beside each.
     """
 
+    name: str
     group: str
     work: str
     ours: tuple[str, ...]
@@ -70,6 +73,7 @@ class Job:
 _SEED_SCRIPT = ("-m", "benchmarks.torch_peers.cnn_seed")
 JOBS = (
     Job(
+        name="cnn-job",
         group="cnn",
         work="seed script, whole job (start to report, 5,000 images, 5 epochs)",
         ours=("train.py", "--config=configs/cnn.py", "--workdir={folder}/run"),
@@ -225,6 +229,7 @@ def make_row(
         "share_of_limit": limit_ms / ours if limit_ms else None,
         "rounds": len(compared),
         "date": machine.today(),
+        "commit": machine.commit(),
     }
 
 
@@ -243,11 +248,7 @@ def add_results(path: Path, rows: Sequence[Row]) -> None:
         measured = {_key(row) for row in rows}
         if old["versions"] == results["versions"]:
             results["rows"] += [row for row in old["rows"] if _key(row) not in measured]
-    titles = [
-        *(work.title for work in WORKS.values()),
-        *start.TITLES.values(),
-        *(job.work for job in JOBS),
-    ]
+    titles = list(works_by_title())
     results["rows"] = [row for row in results["rows"] if row["work"] in titles]
     results["rows"].sort(key=lambda row: titles.index(row["work"]))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -266,41 +267,24 @@ def _key(row: Row) -> tuple[str, str | None]:
     return row["work"], peer
 
 
-def as_markdown(results: dict[str, Any]) -> str:
-    """Lays out a results file."""
-    of, used = results["machine"], results["versions"]
-    header = ("work", "ours", "peer", "ratio", "spread", "goal", "share of limit", "rounds")
-    rows = [
-        (
-            row["work"],
-            _duration(row["ours_ms"]),
-            f"{_duration(row['peer_ms'])} ({row['peer']})" if row["peer"] else "-",
-            f"{row['ratio']:.2f}" if row["peer"] else "-",
-            f"{100 * row['spread']:.0f} %{', disturbed' if row['disturbed'] else ''}"
-            if row["rounds"] > 1
-            else "-",
-            _goal(row),
-            f"{100 * row['share_of_limit']:.0f} %" if row["share_of_limit"] else "-",
-            str(row["rounds"]),
-        )
-        for row in results["rows"]
+def works_by_title() -> dict[str, str]:
+    """Returns what ``--only`` takes for each title of a row, in the order of the table."""
+    return {
+        **{work.title: name for name, work in WORKS.items()},
+        **dict.fromkeys(start.TITLES.values(), START),
+        **{job.work: job.name for job in JOBS},
+    }
+
+
+def write_tables() -> None:
+    """Writes the tables of all machines, this one's first."""
+    own = RESULTS / f"{machine.name(machine.describe())}.json"
+    files = {*RESULTS.glob("*.json")} - {*RESULTS.glob("growth-*.json")}
+    of_each = [
+        json.loads(file.read_text("utf-8"))
+        for file in sorted(files, key=lambda file: (file != own, file))
     ]
-    return (
-        f"{of['processor']}, {of['cores']} cores; "
-        f"jax {used['jax']}, PyTorch {used['torch']}:\n\n{tables.markdown(header, rows)}"
-    )
-
-
-def _goal(row: Row) -> str:
-    if not row["goal"]:
-        return "-"
-    return f"≤ {row['goal'] if row['peer'] else _duration(row['goal'])}"
-
-
-def _duration(milliseconds: float) -> str:
-    if milliseconds < 10:
-        return f"{milliseconds:.2g} ms"
-    return f"{milliseconds:.0f} ms" if milliseconds < 10_000 else f"{milliseconds / 1000:.0f} s"
+    speed.write(of_each, works_by_title(), machine.is_older)
 
 
 def _measured(options: argparse.Namespace) -> Iterator[list[Row]]:
@@ -316,7 +300,7 @@ def _measured(options: argparse.Namespace) -> Iterator[list[Row]]:
     if options.only in (None, START):
         yield measure_start(options.rounds)
     for job in JOBS:
-        if options.whole and options.only in (None, job.group):
+        if options.only == job.name or (options.whole and options.only in (None, job.group)):
             yield measure_job(job)
 
 
@@ -324,7 +308,8 @@ def main() -> None:
     """Measures what the command line asks for."""
     groups = sorted({START, *(work.group for work in WORKS.values()), *(job.group for job in JOBS)})
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours and theirs.")
-    parser.add_argument("--only", choices=[*groups, *WORKS], help="one group, or one work")
+    names = [*groups, *WORKS, *(job.name for job in JOBS)]
+    parser.add_argument("--only", choices=names, help="one group, or one work")
     parser.add_argument("--whole", action="store_true", help="whole jobs too, one run a side")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side; at least 5")
     parser.add_argument("--seconds", type=float, default=5.0, help="timed in a turn")
@@ -335,7 +320,11 @@ def main() -> None:
         dest="trial",
         help="print only; fewer than 5 rounds allowed, and no more steps than --seconds need",
     )
+    parser.add_argument("--tables", action="store_true", help="only write the tables anew")
     options = parser.parse_args()
+    if options.tables:
+        write_tables()
+        return
     if options.rounds < (1 if options.trial else 5):
         parser.error(f"--rounds={options.rounds}: at least 5, or add --try")
     machine.limit_threads(options.threads)
@@ -347,13 +336,7 @@ def main() -> None:
         if options.trial:
             continue
         add_results(path, rows)
-        files = {path, *RESULTS.glob("*.json")} - {*RESULTS.glob("growth-*.json")}
-        # This machine first: its rows are what the present code does.
-        of_each = [
-            json.loads(file.read_text("utf-8"))
-            for file in sorted(files, key=lambda file: (file != path, file))
-        ]
-        tables.write_between(README, "benchmarks", "\n\n".join(map(as_markdown, of_each)))
+        write_tables()
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ from zoo.data.scenes import (
     to_pixels,
 )
 from zoo.errors import UserError
+from zoo.families.cnn import cnn_table
 from zoo.models import CNN
-from zoo.pretrained import cnn_table, from_reference, to_reference
+from zoo.weights.tables import from_reference, to_reference
 
 JUDGE = machine.ROOT / "benchmarks" / "judge.npz"
 SPLITS = ("test", "held_out")

@@ -16,6 +16,8 @@ from typing import Any
 from zoo.process import processor_model
 
 ROOT = Path(__file__).parents[1]
+# What a time depends on: a figure is marked where one of these changed after it was measured.
+CODE = ("zoo/kernels", "zoo/layers", "zoo/models", "zoo/native", "zoo/training")
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "jax-model-zoo")
 
 
@@ -50,6 +52,39 @@ def versions() -> dict[str, str]:
 def today() -> str:
     """Returns the date as YYYY-MM-DD."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def commit() -> str | None:
+    """Returns the short name of the commit that is checked out; None where there is no git.
+
+    A ``+`` follows it where files of the package have changed since.
+    """
+    name = _git("rev-parse", "--short", "HEAD")
+    if not name:
+        return None
+    return f"{name}+" if _git("status", "--porcelain", "--", "zoo") else name
+
+
+def is_older(measured: str | None) -> bool:
+    """Returns whether a commit after ``measured`` touched ``CODE``; False where git cannot say.
+
+    Args:
+        measured: what ``commit`` returned when something was measured.
+    """
+    if not measured:
+        return False
+    return bool(_git("rev-list", "-1", f"{measured.rstrip('+')}..HEAD", "--", *CODE))
+
+
+def _git(*arguments: str) -> str:
+    """Returns what git prints in the project's root; nothing where it is absent or fails."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def limit_threads(threads: int) -> None:

@@ -3,9 +3,10 @@
     python -m benchmarks.quality --seeds 3 [--only cnn] [--data_dir DIR]
 
 Runs go to ``runs/quality/<config>[-variant]-seed<N>`` and are resumed there, by ``train.py``
-itself: the same command goes on where it was stopped. Writes ``docs/results.json`` and the README's
-table. To train anew, remove the folder. With ``--config.x.y=z`` it is a trial: nothing is written
-down.
+itself: the same command goes on where it was stopped. Writes ``docs/results.json``, the table in
+``docs/results.md`` and the README's table of configs. To train anew, remove the folder. With
+``--config.x.y=z`` it is a trial: nothing is written down. ``--tables`` trains nothing and writes
+the tables anew.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import dataclasses
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from typing import Any
 from benchmarks import adherence, baselines, machine, tables
 
 RESULTS = machine.ROOT / "docs" / "results.json"
+DOCS = machine.ROOT / "docs" / "results.md"
 README = machine.ROOT / "README.md"
+# Follows a time that was taken while other work ran on the same cores.
+OTHER_WORK = "*"
 RUNS = "runs/quality"
 
 Result = dict[str, Any]
@@ -42,6 +45,8 @@ class Quality:
         variant: of the config.
         prepared: whether it trains on a prepared TFDS data set, from ``--data_dir``.
         judge: measures a run's folder, by test set, in place of the report's own metrics.
+        about: what is trained on what, for the README; without it the config is not there.
+        reaches: what is reached, with the metrics of the config's own data in braces.
     """
 
     config: str
@@ -53,6 +58,8 @@ class Quality:
     variant: str = ""
     prepared: bool = False
     judge: Callable[[str], dict[str, dict[str, float]]] | None = None
+    about: str = ""
+    reaches: str = ""
 
     @property
     def name(self) -> str:
@@ -72,8 +79,22 @@ class Quality:
 
 
 CONFIGS = (
-    Quality("cnn", metrics=("accuracy",), data="mnist_subset", others=("mnist",)),
-    Quality("resnet", metrics=("accuracy",), data="mnist_subset", most_seeds=1),
+    Quality(
+        "cnn",
+        metrics=("accuracy",),
+        data="mnist_subset",
+        others=("mnist",),
+        about="a convolutional network on handwritten digits; `:full` takes all of MNIST",
+        reaches="{accuracy:.1%} accuracy",
+    ),
+    Quality(
+        "resnet",
+        metrics=("accuracy",),
+        data="mnist_subset",
+        most_seeds=1,
+        about="ResNet-18 for small images on the digits; `:cifar10` takes CIFAR-10",
+        reaches="{accuracy:.1%} accuracy",
+    ),
     Quality(
         "resnet",
         variant="cifar10_30min",
@@ -82,8 +103,23 @@ CONFIGS = (
         most_seeds=1,
         prepared=True,
     ),
-    Quality("vit", metrics=("accuracy",), data="mnist_subset", most_seeds=1),
-    Quality("lstm", metrics=("loss",), data="tiny_shakespeare", split="validation", most_seeds=1),
+    Quality(
+        "vit",
+        metrics=("accuracy",),
+        data="mnist_subset",
+        most_seeds=1,
+        about="a small vision transformer on the digits",
+        reaches="{accuracy:.1%} accuracy",
+    ),
+    Quality(
+        "lstm",
+        metrics=("loss",),
+        data="tiny_shakespeare",
+        split="validation",
+        most_seeds=1,
+        about="an LSTM language model of the characters of Shakespeare; also `:gru`, `:rnn`",
+        reaches="{loss:.2f} nats a character",
+    ),
     *(
         Quality(
             "lstm",
@@ -95,17 +131,29 @@ CONFIGS = (
         )
         for cell in ("gru", "rnn")
     ),
-    *(
-        Quality(
-            "gpt",
-            variant=variant,
-            metrics=("loss",),
-            data="tiny_shakespeare",
-            split="validation+test",
-        )
-        for variant in ("", "nanogpt")
+    Quality(
+        "gpt",
+        metrics=("loss",),
+        data="tiny_shakespeare",
+        split="validation+test",
+        about="a small GPT on the same text; `:nanogpt` is nanoGPT's recipe for a CPU",
+        reaches="{loss:.2f} nats a character",
     ),
-    Quality("transformer", metrics=("sequence_error", "token_error"), data="cmudict", most_seeds=1),
+    Quality(
+        "gpt",
+        variant="nanogpt",
+        metrics=("loss",),
+        data="tiny_shakespeare",
+        split="validation+test",
+    ),
+    Quality(
+        "transformer",
+        metrics=("sequence_error", "token_error"),
+        data="cmudict",
+        most_seeds=1,
+        about="the original transformer, from English spelling to pronunciation",
+        reaches="{sequence_error:.1%} of words wrong",
+    ),
     Quality(
         "word_lm",
         metrics=("perplexity",),
@@ -113,6 +161,8 @@ CONFIGS = (
         others=(baselines.NGRAM,),
         most_seeds=1,
         judge=baselines.next_words,
+        about="an LSTM language model of German words",
+        reaches="perplexity {perplexity:.1f}",
     ),
     Quality(
         "speech",
@@ -121,6 +171,8 @@ CONFIGS = (
         others=("held_out",),
         most_seeds=1,
         judge=lambda workdir: {split: evaluate(workdir, split) for split in ("test", "held_out")},
+        about="a bidirectional LSTM with CTC, from spoken digits to text",
+        reaches="{token_error:.1%} of digits wrong",
     ),
     Quality(
         "forecast",
@@ -128,6 +180,8 @@ CONFIGS = (
             f"{name}_{horizon}" for horizon in (4, 13, 52) for name in ("mase", "coverage")
         ),
         data="co2_weekly",
+        about="a GRU that forecasts weekly CO2 at Mauna Loa, with a band",
+        reaches="{mase_52:.2f} of the naive forecast's error, a year ahead",
     ),
     Quality(
         "classify_text",
@@ -135,6 +189,8 @@ CONFIGS = (
         data="sms_spam",
         others=(baselines.TFIDF,),
         judge=baselines.messages,
+        about="a bidirectional LSTM that finds spam among text messages",
+        reaches="F1 {f1:.2f}",
     ),
     Quality(
         "diffusion",
@@ -143,21 +199,25 @@ CONFIGS = (
         others=("held_out",),
         most_seeds=1,
         judge=adherence.measure,
+        about="a diffusion model that draws captioned scenes of one digit",
+        reaches="{adherence:.2f} of the judge's score on real scenes",
     ),
 )
 
 
 def train(
     quality: Quality, seed: int, data_dir: Path | None, overrides: Sequence[str]
-) -> tuple[Result, str]:
-    """Trains one seed, or goes on with it; returns its report and its folder.
+) -> tuple[Result, str, Result | None]:
+    """Trains one seed, or goes on with it; returns its report, its folder and the command's time.
+
+    The time is None where the run was begun by an earlier command.
 
     Raises:
         SystemExit: it failed.
     """
     workdir = f"{RUNS}{'-trial' if overrides else ''}/{quality.name}-seed{seed}"
-    start = time.perf_counter()
-    machine.run(
+    begins = not (machine.ROOT / workdir).exists()
+    _, seconds = machine.run(
         [
             "train.py",
             f"--config={quality.command}",
@@ -167,9 +227,14 @@ def train(
             *overrides,
         ]
     )
-    print(f"{workdir}: {time.perf_counter() - start:.0f} s", flush=True)
+    print(f"{workdir}: {seconds:.0f} s", flush=True)
     report = (machine.ROOT / workdir / "report.json").read_text(encoding="utf-8")
-    return json.loads(report), workdir
+    command = {
+        "seconds": round(seconds, 1),
+        "date": machine.today(),
+        "commit": machine.commit(),
+    }
+    return json.loads(report), workdir, command if begins else None
 
 
 def evaluate(workdir: str, split: str, *overrides: str) -> dict[str, float]:
@@ -180,7 +245,7 @@ def evaluate(workdir: str, split: str, *overrides: str) -> dict[str, float]:
 
 def measure(quality: Quality, seed: int, data_dir: Path | None, overrides: Sequence[str]) -> Result:
     """Trains and evaluates one seed of a config."""
-    report, workdir = train(quality, seed, data_dir, overrides)
+    report, workdir, command = train(quality, seed, data_dir, overrides)
     if quality.judge:
         metrics = quality.judge(workdir)
     elif quality.split != "test":
@@ -207,7 +272,8 @@ def measure(quality: Quality, seed: int, data_dir: Path | None, overrides: Seque
         "machine": machine.describe(),
         "versions": machine.versions(),
         "date": machine.today(),
-    }
+        "commit": machine.commit(),
+    } | ({"command": command} if command else {})
 
 
 def add_result(path: Path, result: Result) -> list[Result]:
@@ -223,9 +289,18 @@ def add_result(path: Path, result: Result) -> list[Result]:
     return results
 
 
-def as_markdown(results: Sequence[Result]) -> str:
+def write_tables(results: Sequence[Result], is_older: Callable[[str | None], bool]) -> None:
+    """Writes both tables; ``is_older`` says whether a time is older than its code."""
+    tables.write_between(DOCS, "results", as_markdown(results, is_older))
+    tables.write_between(README, "configs", summary(results, is_older))
+
+
+def as_markdown(results: Sequence[Result], is_older: Callable[[str | None], bool]) -> str:
     """Lays out one row for each config and test set, with the mean over its seeds."""
-    header = ("config", "test set", "metric", "mean", "each seed", "steps", "time", "machine")
+    header = (
+        "config", "test set", "metric", "mean", "each seed", "steps", "time", "time measured",
+        "metrics measured", "machine",
+    )  # fmt: skip
     rows = []
     for quality in CONFIGS:
         seeds = [result for result in results if result["config"] == quality.name]
@@ -236,6 +311,7 @@ def as_markdown(results: Sequence[Result]) -> str:
             machines = {
                 f"{one['machine']['processor']}, {one['machine']['cores']} cores" for one in found
             }
+            seconds, mark, timed = time_of(found, is_older)
             for metric in quality.metrics:
                 values = [
                     one["metrics"][name][metric] for one in found if metric in one["metrics"][name]
@@ -250,11 +326,71 @@ def as_markdown(results: Sequence[Result]) -> str:
                         f"{statistics.mean(values):.4f}",
                         ", ".join(f"{value:.4f}" for value in values),
                         ", ".join(sorted({str(one["steps"]) for one in found})),
-                        f"{statistics.median(one['seconds'] for one in found):.0f} s",
+                        f"{seconds:.0f} s{mark}",
+                        timed,
+                        _when(found),
                         "; ".join(sorted(machines)),
                     )
                 )
     return tables.markdown(header, rows)
+
+
+def summary(results: Sequence[Result], is_older: Callable[[str | None], bool]) -> str:
+    """Lays out one row for each config that has something to say for itself in the README."""
+    rows = []
+    for quality in CONFIGS:
+        found = [
+            one
+            for one in results
+            if one["config"] == quality.name and quality.own in one["metrics"]
+        ]
+        if not quality.about or not found:
+            continue
+        means = {
+            metric: statistics.mean(one["metrics"][quality.own][metric] for one in found)
+            for metric in quality.metrics
+        }
+        seconds, mark, _ = time_of(found, is_older)
+        rows.append(
+            (
+                f"`{quality.command}`",
+                quality.about,
+                quality.reaches.format(**means),
+                f"{minutes(seconds)} min{mark}",
+            )
+        )
+    return tables.markdown(("config", "trains", "reaches", "time"), rows)
+
+
+def minutes(seconds: float) -> int:
+    """Returns whole minutes, at least one."""
+    return max(1, round(seconds / 60))
+
+
+def time_of(
+    found: Sequence[Result], is_older: Callable[[str | None], bool]
+) -> tuple[float, str, str]:
+    """Returns the seconds of a config's runs, marks, and when they were measured.
+
+    The whole command where it was measured, else training and compilation.
+    """
+    commands = [one["command"] for one in found if "command" in one]
+    measured = commands or found
+    other_work = not commands and any(one.get("other_work") for one in found)
+    older = any(is_older(one.get("commit")) for one in measured)
+    return (
+        statistics.median(one["seconds"] for one in measured),
+        (OTHER_WORK if other_work else "") + (tables.OLDER if older else ""),
+        _when(measured),
+    )
+
+
+def _when(measured: Sequence[Result]) -> str:
+    """Returns the dates of measurements, with the commits whose code was measured."""
+    keys = ("date", "commit")
+    return "; ".join(
+        sorted({", ".join(one[key] for key in keys if one.get(key)) for one in measured})
+    )
 
 
 def main() -> None:
@@ -269,7 +405,11 @@ def main() -> None:
         default=os.environ.get("TFDS_DATA_DIR"),
         help="folder of prepared TFDS data sets; default: $TFDS_DATA_DIR",
     )
+    parser.add_argument("--tables", action="store_true", help="only write the tables anew")
     options, overrides = parser.parse_known_args()
+    if options.tables:
+        write_tables(json.loads(RESULTS.read_text(encoding="utf-8")), machine.is_older)
+        return
     wrong = [override for override in overrides if not override.startswith("--config.")]
     if wrong:
         parser.error(f"unknown argument {wrong[0]}")
@@ -285,7 +425,7 @@ def main() -> None:
             print(json.dumps(result["metrics"]), flush=True)
             if overrides:
                 continue
-            tables.write_between(README, "results", as_markdown(add_result(RESULTS, result)))
+            write_tables(add_result(RESULTS, result), machine.is_older)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Tables in the README, written between markers."""
+"""Tables in the README and in docs, written between markers."""
 
 from collections.abc import Sequence
 from pathlib import Path
+
+# Follows the date of what was measured before the last change of the code that it measures.
+OLDER = "†"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -16,10 +19,29 @@ def write_between(path: Path, name: str, content: str) -> None:
     Raises:
         ValueError: the file does not have each marker once, in this order.
     """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, _, after = _parts(path, name)
+    begin, end = _markers(name)
+    path.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+
+
+def read_between(path: Path, name: str) -> str:
+    """Returns what ``write_between`` wrote.
+
+    Raises:
+        ValueError: the file does not have each marker once, in this order.
+    """
+    return _parts(path, name)[1].strip("\n")
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def _parts(path: Path, name: str) -> tuple[str, str, str]:
+    begin, end = _markers(name)
     text = path.read_text(encoding="utf-8")
     before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
+    content, found_end, after = rest.partition(end)
     if not (found_begin and found_end) or text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{path} must have {begin} and, after it, {end}, once each")
-    path.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+    return before, content, after

@@ -2,7 +2,7 @@
 
     python -m benchmarks.verified
 
-runs the tests that compare, writes ``zoo/pretrained/verified.json``, which ``zoo list`` reads, and
+runs the tests that compare, writes ``zoo/families/verified.json``, which ``zoo list`` reads, and
 the table of ``docs/models.md``. Models at full size are compared by ``./test.sh -m long``.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import machine, tables
 
-STATUS = machine.ROOT / "zoo" / "pretrained" / "verified.json"
+STATUS = machine.ROOT / "zoo" / "families" / "verified.json"
 DOCUMENT = machine.ROOT / "docs" / "models.md"
 TESTS = ("tests/models", "tests/layers/test_recurrence.py", "-m", "not long", "-k", "computes")
 KINDS = ("forward", "gradient")

@@ -3,13 +3,14 @@
     python train.py --config configs/diffusion.py
     zoo sample --workdir runs/diffusion --prompt "a blue seven at the bottom right" --out seven.png
 
-Scenes are painted with the handwritten digits that come with the package; some pairs of colour and
-digit are never shown in training (`zoo.data.scenes.HELD_OUT`). What is evaluated and drawn from is
-the moving average of the parameters.
+The scenes are painted with the handwritten digits that come with the package. Training never shows
+some pairs of colour and digit (`zoo.data.scenes.HELD_OUT`). Evaluation and sampling use a moving
+average of the parameters.
 
-Expected, on two cores: 27 minutes. Of what is drawn for the captions of 256 scenes, 88 % show the
-digit, colour and place that they name, 0.89 of the judge's ceiling on real scenes; the same for
-pairs of colour and digit never seen (`python -m benchmarks.adherence`, seed 0).
+Expected, on two cores: 27 minutes. Of the images drawn for the captions of 256 scenes, 88 % show
+the digit, colour and place that the caption names. That is 0.89 of the judge's score on real
+scenes, and as much for the pairs that training never shows (`python -m benchmarks.adherence`,
+seed 0).
 """
 
 from ml_collections import ConfigDict

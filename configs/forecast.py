@@ -1,10 +1,11 @@
 """Weekly CO2 at Mauna Loa, up to a year ahead, with a band of 90 %.
 
     python train.py --config configs/forecast.py
-    zoo predict --workdir runs/forecast co2.csv --plot ahead.png
+    zoo predict --workdir runs/forecast examples/co2.csv --plot runs/ahead.png
 
-Under a minute on two cores. The last fifth of the series is the test: errors are 0.21, 0.28 and
-0.34 of the seasonal naive forecast's 4, 13 and 52 weeks ahead, and the band holds 92 to 94 %.
+Expected, on two cores: 1 minute. The last fifth of the series is the test split. Up to 4, 13 and 52
+weeks ahead the error is 0.21, 0.28 and 0.35 of the seasonal naive forecast's, and the band holds
+92 to 95 % of the values (means of seeds 0 to 2).
 """
 
 from ml_collections import ConfigDict

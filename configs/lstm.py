@@ -1,14 +1,15 @@
 """A character language model of Shakespeare's plays with recurrent layers.
 
-    python train.py --config configs/lstm.py         LSTM
-    python train.py --config configs/lstm.py:gru     GRU
-    python train.py --config configs/lstm.py:rnn     the plain recurrence
+    python train.py --config configs/lstm.py
+    python train.py --config configs/lstm.py:gru
+    python train.py --config configs/lstm.py:rnn
 
-Truncated back-propagation through time: each of the 32 rows of a batch reads a stretch of the text
-of its own, 128 characters at a time, and goes on with the state in which it ended.
+The cells are an LSTM, a GRU and the plain recurrence. Training is truncated back-propagation
+through time: each of the 32 rows of a batch reads its own stretch of the text, 128 characters at a
+time, and starts from the state in which the batch before ended.
 
-Expected, on two cores, in nats a character on the validation split (seed 0): LSTM 1.47 in 10
-minutes, GRU 1.43 in 11, the plain recurrence 1.56 in 4.
+Expected, on two cores, on the validation split (seed 0): 9 minutes to 1.47 nats a character with
+the LSTM, 10 minutes to 1.43 with the GRU, and 4 minutes to 1.56 with the plain recurrence.
 """
 
 from ml_collections import ConfigDict

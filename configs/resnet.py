@@ -1,18 +1,19 @@
 r"""ResNet-18 for small images (He et al. 2016), trained with SGD; and fine-tuned on photographs.
 
     python train.py --config configs/resnet.py
-        5,000 training images of MNIST shipped with the package: 96.8 % on their test split.
+        5,000 training images of MNIST shipped with the package.
     python train.py --config configs/resnet.py:cifar10 --config.data.data_dir=DIR
-        CIFAR-10, from a TFDS folder that `zoo prepare cifar10 --data_dir=DIR` makes; 30 epochs
-        are for an accelerator (two cores take half an hour for one).
+        CIFAR-10, from a TFDS folder that `zoo prepare cifar10 --data_dir=DIR` makes. Its 30 epochs
+        are meant for an accelerator; two cores take half an hour for each.
     python train.py --config configs/resnet.py:cifar10_30min --config.data.data_dir=DIR
-        what half an hour on two cores reaches, each image seen at most once: 56.2 % on the test
-        split after 28 minutes (the pixels of ours are from JPEG copies; docs/resnet_cifar10.png).
+        The same for half an hour on two cores, in which no image is seen twice.
     python train.py --config configs/resnet.py:finetune --config.init_from=FILE \
             --config.data.path=DIR
-        published weights, on a folder with a folder of photographs for each class.
+        Published weights, on a folder that has a folder of photographs for each class.
 
-One epoch of 5,000 images takes three minutes on two cores.
+Expected, on two cores (seed 0): 16 minutes to an accuracy of 96.8 % on the digits, measured while
+other work ran; `:cifar10_30min` takes 28 minutes to 56.2 % on CIFAR-10's test split, measured on a
+copy of the data set made from JPEG images (docs/resnet_cifar10.png).
 """
 
 from ml_collections import ConfigDict

@@ -3,12 +3,12 @@
     python train.py --config configs/transformer.py
     zoo predict --workdir runs/transformer colonel queue
 
-Trained on the CMU Pronouncing Dictionary, divided by word; label smoothing and the learning rate's
-schedule are the paper's. `sequence_error` is the word error rate, `token_error` the phoneme error
-rate; any listed pronunciation counts.
+It trains on the CMU Pronouncing Dictionary, whose words are divided over the splits, with the
+paper's label smoothing and learning-rate schedule. `sequence_error` is the word error rate and
+`token_error` the phoneme error rate; any pronunciation that the dictionary lists counts as right.
 
-Expected, on two cores: see the README's table. Dropout only slows it: three passes over the words
-are too few to learn them by heart.
+Expected, on two cores: 7 minutes to a word error rate of 35.9 % and a phoneme error rate of 8.9 %
+(seed 0). There is no dropout: three passes over the words are too few to learn them by heart.
 """
 
 from ml_collections import ConfigDict

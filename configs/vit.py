@@ -1,12 +1,13 @@
 """A small vision transformer (Dosovitskiy et al. 2021).
 
     python train.py --config configs/vit.py
-        5,000 training images of MNIST shipped with the package: 88.7 % on their test split, far
-        behind the convolutional networks, which need not learn what a neighbourhood is.
+        5,000 training images of MNIST shipped with the package.
     python train.py --config configs/vit.py:cifar10 --config.data.data_dir=DIR
         CIFAR-10, from a TFDS folder that `zoo prepare cifar10 --data_dir=DIR` makes.
 
-The first took 16 minutes on two cores which did other work as well.
+Expected, on two cores: 14 minutes to an accuracy of 88.7 % on the digits (seed 0), measured while
+other work ran. Convolutional networks do far better on so few images, because they need not learn
+which pixels are neighbours.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@
     python train.py --config configs/word_lm.py
     zoo predict --workdir runs/word_lm "Die Katze saß auf dem"
 
-Nine minutes on two cores to a perplexity of 20.0 on sentences that training never showed; an
-interpolated 3-gram model of the same 6,000 words has 23.6. The sentences are short, five words on
-average.
+Expected, on two cores: 9 minutes to a perplexity of 20.0 on sentences that training never shows
+(seed 0). An interpolated 3-gram model of the same 6,000 words reaches 23.6. The sentences are
+short, five words on average.
 """
 
 from ml_collections import ConfigDict

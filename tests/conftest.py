@@ -9,9 +9,15 @@ from pathlib import Path
 
 from hypothesis import settings
 
-# Before JAX starts: eight virtual devices, so that sharding is tested on any machine.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Before JAX starts: eight virtual devices, so that sharding is tested on any machine; and LLVM's
+# first level of optimisation, which compiles in two thirds of the time: a test runs what it
+# compiles once or twice.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        os.environ.get("TEST_LEVEL", "--xla_backend_optimization_level=1"),
+    ]
 )
 
 # What several tests compile, such as a family's step, is compiled once a session; xdist's workers

@@ -5,6 +5,14 @@ TINY = {
         "--config.model.features=(4, 4, 4)", "--config.model.hidden_features=8",
         "--config.data.image_size=8",
     ],
+    "resnet": [
+        "--config.model.stages=(1,)", "--config.model.features=4", "--config.data.image_size=8",
+    ],
+    "vit": [
+        "--config.model.features=8", "--config.model.num_layers=1", "--config.model.num_heads=2",
+        "--config.model.feedforward_features=8", "--config.model.image_size=8",
+        "--config.data.image_size=8",
+    ],
     "lstm": [
         "--config.model.features=8", "--config.model.embed_features=8",
         "--config.model.num_layers=1", "--config.data.context=16",

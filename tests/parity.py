@@ -10,7 +10,7 @@ import numpy as np
 import peers
 from jaxtyping import Shaped
 
-from zoo.pretrained import variables_from_reference, variables_to_reference
+from zoo.weights.tables import variables_from_reference, variables_to_reference
 
 IMAGE_AXES = (0, 3, 1, 2)  # from our [batch, height, width, channels] to PyTorch's
 

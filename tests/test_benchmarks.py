@@ -1,4 +1,6 @@
+import itertools
 import json
+import subprocess
 
 import jax
 import numpy as np
@@ -6,9 +8,24 @@ import peers
 import pytest
 
 from benchmarks import __main__ as side_by_side
-from benchmarks import adherence, growth, machine, measure, quality, start, tables, turns, works
+from benchmarks import (
+    adherence,
+    growth,
+    machine,
+    measure,
+    quality,
+    speed,
+    start,
+    tables,
+    turns,
+    works,
+)
 from benchmarks.families import cnn, inference, loops, recurrent, resnet
 from zoo.data import scenes
+
+
+def never(commit):
+    return False
 
 
 def test_arithmetic_of_the_step_is_what_pytorch_counts():
@@ -93,7 +110,7 @@ def test_row_without_a_peer_has_a_time_as_its_goal(tmp_path):
     assert row["spread"] == pytest.approx(2 / 9)
     path = tmp_path / "machine.json"
     side_by_side.add_results(path, [row])
-    table = side_by_side.as_markdown(json.loads(path.read_text()))
+    table = speed.as_markdown(json.loads(path.read_text()), side_by_side.works_by_title(), never)
     assert f"| {title} | 9000 ms | - | - | 22 %, disturbed | ≤ 7000 ms |" in table
 
 
@@ -117,7 +134,7 @@ def test_results_keep_other_work_of_the_same_versions_only(tmp_path, monkeypatch
     assert len(add(b)) == 3
     monkeypatch.setattr(machine, "versions", lambda: {"jax": "another", "torch": "another"})
     assert add(c, peer="peer") == [(c, "peer")]
-    table = side_by_side.as_markdown(json.loads(path.read_text()))
+    table = speed.as_markdown(json.loads(path.read_text()), side_by_side.works_by_title(), never)
     assert f"| {c} | 10 ms | 20 ms (peer) | 0.50 |" in table
 
 
@@ -183,7 +200,7 @@ def test_quality_replaces_a_seed_and_averages_over_seeds(tmp_path):
     add(0, 0.97)
     results = add(1, 0.98)
     assert [one["seed"] for one in results] == [0, 1]
-    table = quality.as_markdown(results)
+    table = quality.as_markdown(results, never)
     assert "| accuracy | 0.9750 | 0.9700, 0.9800 | 395 | 100 s |" in table
     assert "`mnist`" not in table  # not evaluated there, so not claimed
 
@@ -197,6 +214,117 @@ def test_a_table_replaces_only_what_stands_between_its_markers(tmp_path):
     )
     with pytest.raises(ValueError, match="y:end"):
         tables.write_between(path, "y", "")
+
+
+def test_a_time_of_the_whole_command_counts_before_those_of_training_alone():
+    def result(seed, **more):
+        return {
+            "config": "cnn",
+            "seed": seed,
+            "metrics": {"mnist_subset": {"accuracy": 0.98}},
+            "steps": 395,
+            "seconds": 500,
+            "machine": {"processor": "P", "cores": 2},
+            "date": "2026-01-01",
+            "commit": "old",
+        } | more
+
+    def is_older(commit):
+        return commit == "old"
+
+    disturbed = [result(0, other_work=True), result(1)]
+    assert "| 395 | 500 s*† | 2026-01-01, old | 2026-01-01, old | P, 2 cores |" in (
+        quality.as_markdown(disturbed, is_older)
+    )
+    assert "| 98.0% accuracy | 8 min*† |" in quality.summary(disturbed, is_older)
+    command = {"seconds": 100, "date": "2026-02-02", "commit": "new"}
+    timed = [result(0, other_work=True, command=command), result(1)]
+    assert "| 395 | 100 s | 2026-02-02, new | 2026-01-01, old |" in (
+        quality.as_markdown(timed, is_older)
+    )
+    assert "| 98.0% accuracy | 2 min |" in quality.summary(timed, is_older)
+
+
+def test_a_row_says_when_and_at_which_commit_it_was_measured_and_if_its_code_is_newer(tmp_path):
+    path = tmp_path / "machine.json"
+    title = works.WORKS["cnn"].title
+    row = side_by_side.make_row(title, "PyTorch, eager, fused Adam", [10], [20], 0.75, None)
+    assert (row["date"], row["commit"]) == (machine.today(), machine.commit())
+    side_by_side.add_results(path, [row | {"date": "2026-01-02", "commit": "abc1234"}])
+    results, names = json.loads(path.read_text()), side_by_side.works_by_title()
+    new = speed.as_markdown(results, names, never)
+    assert new.endswith("| 2026-01-02, abc1234 | `cnn` |")
+    old = speed.as_markdown(results, names, lambda commit: commit == "abc1234")
+    assert old.endswith("| 2026-01-02, abc1234† | `cnn` |")
+    chosen = speed.summary([results], names, lambda commit: commit == "abc1234")
+    assert f"| {title} | 10 ms | 20 ms | 0.50 | 2026-01-02† |" in chosen
+    assert chosen.count("| - | - | - | - |") == len(speed.CHOSEN) - 1
+
+
+def test_code_is_newer_than_a_row_if_a_commit_after_it_touched_the_code(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
+
+    def commit(file):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / file).open("a") as opened:
+            opened.write("x\n")
+        git("add", "-A")
+        git("commit", "-q", "-m", file)
+        return machine.commit()
+
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.commit() is None  # no repository
+    git("init", "-q")
+    first = commit("zoo/layers/linear.py")
+    assert not machine.is_older(first)
+    commit("README.md")
+    assert not machine.is_older(first)
+    second = commit("zoo/training/step.py")
+    assert machine.is_older(first)
+    assert not machine.is_older(second)
+    (tmp_path / "zoo/layers/linear.py").write_text("changed")
+    assert machine.commit() == f"{second}+"
+    assert not machine.is_older(machine.commit())
+    # Nothing is claimed of what git does not know.
+    assert not machine.is_older(None)
+    assert not machine.is_older("0123456")
+
+
+def test_every_row_that_is_kept_has_its_date_and_commit_and_can_be_measured_anew():
+    names = side_by_side.works_by_title()
+    assert set(speed.CHOSEN) <= set(names.values())
+    files = sorted({*side_by_side.RESULTS.glob("*.json")} - {*side_by_side.RESULTS.glob("growth*")})
+    assert files
+    for file in files:
+        for row in json.loads(file.read_text())["rows"]:
+            assert row["date"]
+            assert row["commit"]
+            assert row["work"] in names
+
+
+def test_the_tables_in_the_documents_are_those_of_the_results():
+    """All but the marks, which depend on the history of the code."""
+
+    def unmarked(path, name):
+        return tables.read_between(path, name).replace(tables.OLDER, "")
+
+    results = json.loads(quality.RESULTS.read_text())
+    assert unmarked(quality.DOCS, "results") == quality.as_markdown(results, never)
+    assert unmarked(quality.README, "configs") == quality.summary(results, never)
+    names = side_by_side.works_by_title()
+    of_machines = [
+        json.loads(file.read_text())
+        for file in side_by_side.RESULTS.glob("*.json")
+        if not file.name.startswith("growth")
+    ]
+    full = unmarked(speed.DOCS, "benchmarks")
+    assert all(speed.as_markdown(results, names, never) in full for results in of_machines)
+    short = unmarked(speed.README, "speed")
+    assert short in [
+        speed.summary(order, names, never) for order in itertools.permutations(of_machines)
+    ]
 
 
 def test_the_judges_know_real_scenes_and_notice_wrong_ones():

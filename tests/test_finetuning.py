@@ -35,6 +35,13 @@ def params(workdir):
     return zoo.load(workdir).variables["params"]
 
 
+def begun(given):
+    """The state of step 0 of a run, and what is said of it."""
+    made, dataset = building.with_data(check(given))
+    parts = building.build(made, dataset)
+    return building.started(parts, made, building.init_state(parts))
+
+
 def test_frozen_layers_stay_and_reset_ones_begin_anew(source, tmp_path, capsys):
     fine = config(
         f"--config.init_from={source}", "--config.freeze=conv", "--config.reset=fc2",
@@ -54,8 +61,7 @@ def test_frozen_layers_stay_and_reset_ones_begin_anew(source, tmp_path, capsys):
 
 
 def test_without_steps_in_between_everything_is_the_sources(source, tmp_path):
-    parts = building.build(*building.with_data(check(config(f"--config.init_from={source}"))))
-    state, _ = building.started(parts, building.init_state(parts))
+    state, _ = begun(config(f"--config.init_from={source}"))
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(params(source)), strict=True):
         np.testing.assert_array_equal(a, b)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema_params), strict=True):
@@ -93,8 +99,7 @@ def test_published_weights_with_another_head(tmp_path):
         commands.load_config("configs/resnet.py"),
         [f"--config.init_from={tmp_path}", "--config.reset=^fc", "--config.freeze=^conv1|layer1"],
     )
-    parts = building.build(*building.with_data(check(fine)))
-    state, said = building.started(parts, building.init_state(parts))
+    state, said = begun(fine)
     np.testing.assert_array_equal(
         np.asarray(state.params["layer2_0"]["conv1"]["kernel"]).transpose(3, 2, 0, 1),
         theirs.layer2[0].conv1.weight.detach().numpy(),
@@ -107,7 +112,10 @@ def test_published_weights_with_another_head(tmp_path):
     ("overrides", "words"),
     [
         (["--config.reset=fc2"], "reset='fc2' has no meaning without init_from"),
-        (["--config.freeze=covn"], "freeze='covn' matches no parameter; there are conv1, conv2"),
+        (
+            ["--config.freeze=covn"],
+            "freeze='covn' matches no parameter; the modules are conv1, conv2",
+        ),
         (["--config.freeze=."], "matches every parameter"),
         (["--config.init_from=nowhere"], "there is no file of weights nowhere"),
         (["--config.init_from={source}", "--config.reset=head"], "reset='head' matches no"),

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from zoo.config import base, check
+from zoo.config import base, check, differences, from_json, to_json
 from zoo.workdir import Workdir, WorkdirError, claim
 
 
@@ -19,15 +19,13 @@ def config(**train):
 def take(tmp_path, wanted, *, explicit=None, restart=False):
     said = []
     folder = claim(
-        wanted,
+        lambda saved: differences(from_json(saved), wanted, steps_per_epoch=100),
         default=tmp_path / "cnn",
         explicit=explicit,
         restart=restart,
-        extend=False,
-        steps_per_epoch=100,
         say=said.append,
     )
-    folder.save_config(wanted)
+    folder.save_config(to_json(wanted))
     return folder, said
 
 

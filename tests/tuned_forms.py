@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from zoo.layers.tuned.platform import has_kernel
+from zoo.layers.tuned.platform import has_native
 
 # The kernel that the processor's matrix unit multiplies with.
 MATRICES = "multiply_matrices"
 
 compiled = pytest.mark.skipif(
-    not has_kernel("convolve_tiles", np.dtype("float32")), reason="there are no kernels here"
+    not has_native("convolve_tiles", np.dtype("float32")), reason="there are no kernels here"
 )
 on_a_matrix_unit = pytest.mark.skipif(
-    not has_kernel(MATRICES, np.dtype("float32")), reason="the processor has no matrix unit"
+    not has_native(MATRICES, np.dtype("float32")), reason="the processor has no matrix unit"
 )
 
 

@@ -1,8 +1,9 @@
 """A functional model zoo for JAX.
 
-Rooms: ``zoo.models`` and ``zoo.layers`` (linen modules), ``zoo.losses`` and ``zoo.metrics`` (pure
-functions), ``zoo.tasks`` (what is trained), ``zoo.training`` (the shared train step, checkpoints
-and loop), ``zoo.data`` and ``zoo.config``. ``zoo.run`` joins them.
+The packages are ``zoo.models`` and ``zoo.layers`` (linen modules), ``zoo.families`` (names, sizes
+and weights of the models), ``zoo.losses`` and ``zoo.metrics`` (pure functions), ``zoo.tasks`` (what
+is trained), ``zoo.training`` (the shared train step, checkpoints and loop), ``zoo.data`` and
+``zoo.config``. ``zoo.run`` joins them for a config, and ``zoo.fit`` for your own model and data.
 """
 
 from pathlib import Path
@@ -12,24 +13,49 @@ from ml_collections import ConfigDict
 
 from zoo.errors import UserError
 
-__all__ = ["UserError", "create_model", "from_pretrained", "list_models", "load", "run"]
+__all__ = [
+    "UserError",
+    "create_model",
+    "fit",
+    "from_pretrained",
+    "list_models",
+    "load",
+    "load_state",
+    "make_task",
+    "run",
+    "save_state",
+]
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -> dict[str, Any]:
     """Trains what a config describes and returns its report: see ``zoo.runner.run``."""
     from zoo import process
-    from zoo.kernels import library
+    from zoo.native import library
 
     if config.get("process_settings"):
-        # Before the first thread is started: it would have a heap of its own for good.
+        # This runs before the first thread starts: that thread would keep a heap of its own.
         process.tune_allocator()
         if config.get("platform") in ("auto", "cpu"):
-            # Beside what Python imports next.
+            # This happens while Python imports the rest.
             library.compile_ahead()
-    # The composition root imports every room; `import zoo` does not pay for it.
+    # The composition root imports every package; `import zoo` should not pay for that.
     from zoo import runner
 
     return runner.run(config, workdir, **options)
+
+
+def fit(task: Any, **options: Any) -> Any:
+    """Trains your own task on your own data: see ``zoo.runner.fit``."""
+    from zoo import runner
+
+    return runner.fit(task, **options)
+
+
+def make_task(model: Any, loss: Any) -> Any:
+    """Joins a linen module with a loss, for ``zoo.fit``: see ``zoo.tasks.make_task``."""
+    from zoo import tasks
+
+    return tasks.make_task(model, loss)
 
 
 def load(workdir: str | Path, *, checkpoint: str = "latest") -> Any:
@@ -39,11 +65,25 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Any:
     return inference.load(workdir, checkpoint=checkpoint)
 
 
-def create_model(name: str, **overrides: Any) -> Any:
-    """Returns a model's linen module by name: see ``zoo.models.create_model``."""
-    from zoo import models
+def save_state(folder: str | Path, state: Any) -> None:
+    """Writes a state, such as your own, to disk: see ``zoo.training.checkpoints.save_state``."""
+    from zoo.training import checkpoints
 
-    return models.create_model(name, **overrides)
+    checkpoints.save_state(folder, state)
+
+
+def load_state(folder: str | Path, like: Any) -> Any:
+    """Reads what ``save_state`` wrote: see ``zoo.training.checkpoints.load_state``."""
+    from zoo.training import checkpoints
+
+    return checkpoints.load_state(folder, like)
+
+
+def create_model(name: str, **overrides: Any) -> Any:
+    """Returns a model's linen module by name: see ``zoo.families.create_model``."""
+    from zoo import families
+
+    return families.create_model(name, **overrides)
 
 
 def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> Any:
@@ -55,6 +95,6 @@ def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Returns the names of the models that match a pattern, such as ``resnet*``."""
-    from zoo import models
+    from zoo import families
 
-    return models.list_models(pattern)
+    return families.list_models(pattern)

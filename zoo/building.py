@@ -1,11 +1,9 @@
-"""From a checked config to its parts: data, model, task, optimizer, step. Computes nothing yet."""
+"""Makes the parts of a checked config: data, model, task, optimizer, step. Nothing is computed."""
 
 import contextlib
 import dataclasses
-import itertools
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +11,73 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zoo import config as configs
 from zoo import data, finetuning, process
+from zoo.catalog import catalog
 from zoo.errors import UserError
-from zoo.kernels import library
+from zoo.families import Family, create_model
 from zoo.layers import fuse
-from zoo.models import create_model
-from zoo.tasks import Task, make_task
-from zoo.tasks.language_modelling import CARRY
+from zoo.native import library
+from zoo.tasks import Task, Wing
 from zoo.training import loop
-from zoo.training.evaluation import compile_evaluation, evaluate_split
+from zoo.training.evaluation import Evaluator
+from zoo.training.layout import Layout, Placement
 from zoo.training.optimizers import freeze, make_optimizer
 from zoo.training.schedules import make_schedule
+from zoo.training.settings import Settings
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import make_train_step
 from zoo.training.stopping import StopSignal
 
 HostBatch = dict[str, np.ndarray]
 Shapes = dict[str, jax.ShapeDtypeStruct]
-# Examples whose outputs are looked at when a run is evaluated.
-SAMPLES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a config stands for, before anything is computed.
+    """The parts of a run, before anything is computed.
 
     Attributes:
-        config: the checked config, what follows from the data filled in.
-        dataset: what is read.
+        dataset: the data that are read.
         task: the model joined with its loss and metrics.
-        learning_rate: learning rate by step.
         optimizer: the optax chain.
-        train_step: the pure step.
-        lengths: steps, epochs and intervals.
+        learning_rate: the learning rate as a function of the step; None if it is not known.
+        train_step: the pure train step.
+        lengths: the numbers of steps and epochs, and the intervals between events.
+        settings: the settings of the run, such as its seed and batch size.
+        placement: how parameters are placed on a mesh.
     """
 
-    config: ConfigDict
     dataset: data.Dataset
     task: Task
-    learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule | None
     train_step: Any
-    lengths: loop.Schedule
+    lengths: loop.Lengths
+    settings: Settings
+    placement: Placement = ()
+
+
+def family_of(config: ConfigDict) -> Family:
+    """Returns the family of a checked config's model."""
+    return catalog(config.extensions).families[config.model.name]
+
+
+def wing_of(config: ConfigDict) -> Wing:
+    """Returns the wing of a checked config's task."""
+    return catalog(config.extensions).wings[config.task.name]
 
 
 def with_data(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
-    """Describes the data, and fills in the numbers of classes or symbols that are 0 in the config.
+    """Describes the data, and fills in numbers of classes or symbols that the config leaves at 0.
 
     Raises:
-        UserError: the data are not there, or the config gives fewer classes than they have.
+        UserError: the data are missing, or the config gives fewer classes than the data have.
     """
-    dataset = data.load(config.task.name, config.data.to_dict())
+    wing = wing_of(config)
+    dataset = wing.load(**{name: config.data[name] for name in wing.data_fields})
     config = config.copy_and_resolve_references()
     for name, found in dataset.model_fields.items():
         given = config.model[name]
@@ -81,105 +91,129 @@ def with_data(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
     return config, dataset
 
 
-def lengths(config: ConfigDict, dataset: data.Dataset) -> loop.Schedule:
-    """Returns how long the run is, and what happens when."""
-    train = config.train
-    examples = data.examples_per_epoch(dataset.sizes["train"], train.batch_size, dataset.order)
-    steps_per_epoch = data.steps_per_epoch(examples, train.batch_size)
-    return loop.Schedule(
+def lengths(config: ConfigDict, dataset: data.Dataset) -> loop.Lengths:
+    """Returns the length of a config's run, and the intervals between its events."""
+    steps_per_epoch = data.steps_per_epoch(
+        data.examples_per_epoch(dataset.sizes["train"], config.train.batch_size, dataset.order),
+        config.train.batch_size,
+    )
+    metric = config.checkpoint.metric
+    return lengths_of(
+        configs.settings(config),
+        dataset,
         steps=configs.steps_in_all(config, steps_per_epoch),
+        best_metric=metric,
+        best_is_lowest=wing_of(config).metrics[metric] == "lowest",
+    )
+
+
+def lengths_of(
+    settings: Settings,
+    dataset: data.Dataset,
+    *,
+    steps: int,
+    best_metric: str,
+    best_is_lowest: bool,
+) -> loop.Lengths:
+    """Returns the length of a run, and the intervals between its events."""
+    size = settings.batch_size
+    examples = data.examples_per_epoch(dataset.sizes["train"], size, dataset.order)
+    return loop.Lengths(
+        steps=steps,
         examples=examples,
-        batch_size=train.batch_size,
-        log_every=train.log_every,
-        eval_every=train.eval_every or steps_per_epoch,
-        save_every=config.checkpoint.every,
-        best_metric=config.checkpoint.metric,
+        batch_size=size,
+        log_every=settings.log_every,
+        eval_every=settings.eval_every or data.steps_per_epoch(examples, size),
+        save_every=settings.save_every,
+        best_metric=best_metric,
+        best_is_lowest=best_is_lowest,
     )
 
 
-def build_task(config: ConfigDict, vocabularies: dict[str, data.Vocabulary]) -> Task:
-    """Makes the model that a checked config names, joined with its task."""
-    attributes = {name: value for name, value in config.model.items() if name != "name"}
-    fields = {name: value for name, value in config.task.items() if name != "name"}
-    return make_task(
-        config.task.name,
-        create_model(config.model.name, **attributes),
-        {name: vocabulary.symbols for name, vocabulary in vocabularies.items()},
-        lanes=config.data.get("order") == "lanes",
-        **fields,
+def build_task(config: ConfigDict, vocabularies: Mapping[str, data.Vocabulary]) -> Task:
+    """Makes the model that a checked config names, and joins it with its task."""
+    model, task, own_data = (
+        {name: value for name, value in config[section].items() if name != "name"}
+        for section in ("model", "task", "data")
     )
+    families = catalog(config.extensions).families
+    module = create_model(config.model.name, families, **model)
+    return wing_of(config).make(module, vocabularies, task, own_data)
 
 
 def build(config: ConfigDict, dataset: data.Dataset) -> Parts:
     """Makes the parts that a checked config names."""
-    schedule = lengths(config, dataset)
-    task = build_task(config, dict(dataset.vocabularies))
-    optimizer = config.optimizer
+    how_long = lengths(config, dataset)
+    optimizer = {name: value for name, value in config.optimizer.items() if name != "name"}
+    schedule = {
+        name: optimizer.pop(name) for name in ("warmup_steps", "end_value", "step_size", "gamma")
+    }
     learning_rate = make_schedule(
-        optimizer.schedule,
-        optimizer.learning_rate,
-        total_steps=schedule.steps,
-        warmup_steps=optimizer.warmup_steps,
-        end_value=optimizer.end_value,
-        step_size=optimizer.step_size or None,
-        gamma=optimizer.gamma,
+        optimizer.pop("schedule"),
+        optimizer.pop("learning_rate"),
+        total_steps=how_long.steps,
+        **schedule,
     )
-    chain = make_optimizer(
-        optimizer.name,
-        learning_rate,
-        weight_decay=optimizer.weight_decay,
-        decay_mode=optimizer.decay_mode,
-        decay_exclude=optimizer.decay_exclude,
-        clip_norm=optimizer.clip_norm or None,
-        momentum=optimizer.momentum,
-        nesterov=optimizer.nesterov,
-        b1=optimizer.b1,
-        b2=optimizer.b2,
-        eps=optimizer.eps,
-        rms_decay=optimizer.rms_decay,
-        centered=optimizer.centered,
+    chain = make_optimizer(config.optimizer.name, learning_rate, **optimizer)
+    return assemble(
+        build_task(config, dataset.vocabularies),
+        dataset,
+        freeze(chain, config.freeze) if config.freeze else chain,
+        how_long,
+        configs.settings(config),
+        learning_rate=learning_rate,
+        placement=family_of(config).placement,
     )
-    if config.freeze:
-        chain = freeze(chain, config.freeze)
+
+
+def assemble(
+    task: Task,
+    dataset: data.Dataset,
+    optimizer: optax.GradientTransformation,
+    how_long: loop.Lengths,
+    settings: Settings,
+    *,
+    learning_rate: optax.Schedule | None = None,
+    placement: Placement = (),
+) -> Parts:
+    """Makes the train step, and returns it with the other parts of a run."""
     train_step = make_train_step(
         task.loss,
-        chain,
-        accumulate=config.train.accumulate,
-        ema=config.train.ema_decay or None,
-        precision=config.precision,
+        optimizer,
+        accumulate=settings.accumulate,
+        ema=settings.ema_decay or None,
+        precision=settings.precision,
     )
-    return Parts(config, dataset, task, learning_rate, chain, train_step, schedule)
+    return Parts(dataset, task, optimizer, learning_rate, train_step, how_long, settings, placement)
 
 
 def init_state(parts: Parts) -> TrainState:
-    """Makes the state of step 0, from the config's seed alone.
+    """Makes the state of step 0 from the run's seed alone.
 
-    Compiled, it costs no forward pass: only the parameters are results.
+    The compiled function runs no forward pass, since it returns only the parameters.
     """
-    init_key, run_key = jax.random.split(jax.random.key(parts.config.seed))
+    init_key, run_key = jax.random.split(jax.random.key(parts.settings.seed))
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), train_shapes(parts))
     variables = parts.task.init(init_key, example)
-    return create_state(variables, parts.optimizer, run_key, ema=parts.config.train.ema_decay > 0)
+    return create_state(variables, parts.optimizer, run_key, ema=parts.settings.ema_decay > 0)
 
 
-def started(parts: Parts, state: TrainState) -> tuple[TrainState, list[str]]:
-    """Returns the state of step 0 with the weights that ``init_from`` names, and lines that say so.
+def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainState, list[str]]:
+    """Loads the weights that ``init_from`` names into the state of step 0; also returns log lines.
 
     Raises:
-        UserError: the weights do not fit, or ``reset`` or ``freeze`` match nothing.
+        UserError: the weights do not fit, or ``reset`` or ``freeze`` matches nothing.
     """
-    config, said = parts.config, []
+    said = []
     if config.freeze:
         said.append(finetuning.frozen_paths(state.params, config.freeze)[1])
     if not config.init_from:
         return state, said
-    # What a task keeps beside the model's own collections, such as rows' states, is not in files.
-    collections = {name: v for name, v in state.model_state.items() if name != CARRY}
     variables, line = finetuning.start_from(
         config.init_from,
-        config.model.name,
+        family_of(config),
         parts.task.model,
-        {"params": state.params} | collections,
+        {"params": state.params} | weights_in(state.model_state, parts.task),
         reset=config.reset,
     )
     params = variables.pop("params")
@@ -194,18 +228,23 @@ def started(parts: Parts, state: TrainState) -> tuple[TrainState, list[str]]:
     )
 
 
-# Compiled programs take megabytes each; the least recently used go first.
+def weights_in(model_state: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Returns the collections of a model state that belong to the model, not to its task."""
+    return {name: values for name, values in model_state.items() if name not in task.own_state}
+
+
+# Each compiled program takes megabytes; the least recently used ones are removed first.
 _CACHE_BYTES = 2 << 30
 
 
 def start_jax(config: ConfigDict) -> str:
-    """Makes the settings of the process, and JAX use the platform that a config names.
+    """Configures the process, and makes JAX use the platform that a config names.
 
     Returns:
-        Which settings, in a few words for a log.
+        A few words that name the settings, for a log.
 
     Raises:
-        UserError: the platform is not there, or JAX already runs on another one.
+        UserError: the platform is not available, or JAX already runs on another one.
     """
     if config.process_settings:
         said = [process.tune_allocator(), library.describe(), _keep_compiled_programs()]
@@ -249,36 +288,81 @@ def _choose_platform(platform: str) -> None:
 def train_batches(
     parts: Parts, *, first: int = 0, batch_size: int | None = None
 ) -> Iterator[Iterator[HostBatch]]:
-    """Opens this process's rows of the training batches, from number ``first`` on."""
-    config, dataset = parts.config, parts.dataset
+    """Opens this process's rows of the training batches, starting with batch ``first``."""
+    dataset, settings = parts.dataset, parts.settings
     batches = data.train_batches(
         dataset.open("train"),
         dataset.transform(True),
-        batch_size=batch_size or config.train.batch_size,
-        seed=config.seed,
+        batch_size=batch_size or settings.batch_size,
+        seed=settings.seed,
         start=first,
         stop=parts.lengths.steps,
         order=dataset.order,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=config.data.workers,
-        prefetch=config.data.prefetch,
+        workers=settings.workers,
+        prefetch=settings.prefetch,
     )
     with contextlib.closing(batches):
         yield batches
 
 
 def train_shapes(parts: Parts) -> Shapes:
-    """Returns the shapes of a global training batch, from one transformed example."""
+    """Returns the shapes of a global training batch, taken from one transformed example."""
     one = data.train_batches(
         parts.dataset.open("train"),
         parts.dataset.transform(True),
         batch_size=1,
-        seed=parts.config.seed,
+        seed=parts.settings.seed,
         stop=1,
         order=parts.dataset.order,
     )
-    return _with_rows(one, parts.config.train.batch_size)
+    return _with_rows(one, parts.settings.batch_size)
+
+
+def make_evaluator(
+    task: Task,
+    dataset: data.Dataset,
+    settings: Settings,
+    layout: Layout,
+    stop: StopSignal | None = None,
+) -> Evaluator:
+    """Returns the evaluator of a task on the splits of a data set.
+
+    Args:
+        task: the model joined with its metrics.
+        dataset: the data that are read.
+        settings: the run's settings; ``seed``, ``precision`` and ``eval_batch_size`` are used.
+        layout: where arrays lie.
+        stop: checked between two batches.
+    """
+
+    def open_batches(split: str, rows: int, processes: tuple[int, int]) -> data.batching.Batches:
+        return data.eval_batches(
+            dataset.open(split),
+            dataset.transform(False),
+            batch_size=rows,
+            process_index=processes[0],
+            process_count=processes[1],
+        )
+
+    @contextlib.contextmanager
+    def batches(split: str, rows: int) -> Iterator[Iterator[HostBatch]]:
+        processes = (jax.process_index(), jax.process_count())
+        with contextlib.closing(open_batches(split, rows, processes)) as opened:
+            yield opened
+
+    return Evaluator(
+        task,
+        batches,
+        layout,
+        batch_size=settings.eval_batch_size,
+        shapes=lambda split, rows: _with_rows(open_batches(split, 1, (0, 1)), rows),
+        precision=settings.precision,
+        seed=settings.seed,
+        fuse=fuse,
+        stop=stop,
+    )
 
 
 def _with_rows(batches: data.batching.Batches, rows: int) -> Shapes:
@@ -290,109 +374,22 @@ def _with_rows(batches: data.batching.Batches, rows: int) -> Shapes:
     }
 
 
-class Evaluator:
-    """Evaluates parameters on the splits of a data set; what it needs is compiled once."""
+def check_divisible(settings: Settings, layout: Layout, names: Mapping[str, str]) -> None:
+    """Raises ConfigError if batches cannot be divided over the devices.
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        dataset: data.Dataset,
-        task: Task,
-        mesh: Mesh,
-        stop: StopSignal | None = None,
-    ) -> None:
-        """Prepares; ``compile_seconds`` says how long compilations have taken so far.
-
-        Args:
-            config: the checked config.
-            dataset: what is read.
-            task: the model joined with its metrics.
-            mesh: the devices.
-            stop: asked between two batches.
-        """
-        self._config, self._dataset, self._task = config, dataset, task
-        self._mesh, self._stop = mesh, stop
-        # The same key at every evaluation: what is drawn, such as noise, does not differ.
-        self._key = jax.random.key(config.seed)
-        self._compiled: dict[str, Any] = {}
-        self.compile_seconds = 0.0
-
-    def means(self, params: Any, model_state: Any, split: str) -> dict[str, float]:
-        """Returns the means over a split."""
-        self.compile("evaluate", params, model_state, split)
-        return self._run("evaluate", params, model_state, split)[0]
-
-    def scores(self, params: Any, model_state: Any, split: str) -> dict[str, Any]:
-        """Returns the task's scores of a whole split, from the outputs for all its examples."""
-        self.compile("predict", params, model_state, split)
-        _, outputs, references = self._run("predict", params, model_state, split)
-        return self._task.score(outputs, references)
-
-    def samples(self, params: Any, model_state: Any, split: str) -> dict[str, np.ndarray]:
-        """Returns the task's outputs for the first examples of a split, to look at.
-
-        There are 16 of them, or as many more as the devices divide.
-        """
-        self.compile("samples", params, model_state, split)
-        return self._run("samples", params, model_state, split, batches=1)[1]
-
-    def compile(self, what: str, params: Any, model_state: Any, split: str) -> None:
-        """Compiles ``evaluate`` or ``predict`` of the task, or its ``samples``, only once."""
-        if what in self._compiled:
-            return
-        self._compiled[what], seconds = compile_evaluation(
-            fuse(self._task.evaluate) if what == "evaluate" else None,
-            None if what == "evaluate" else fuse(self._task.predict),
-            self._carry(params, model_state),
-            _with_rows(self._batches(split, rows=1), self._rows(what)),
-            self._mesh,
-            precision=self._config.precision,
-        )
-        self.compile_seconds += seconds
-
-    def _rows(self, what: str) -> int:
-        if what != "samples":
-            return self._config.train.eval_batch_size
-        devices = self._mesh.devices.size
-        return math.ceil(SAMPLES / devices) * devices
-
-    def _run(
-        self, what: str, params: Any, model_state: Any, split: str, batches: int | None = None
-    ) -> tuple[Any, Any, Any]:
-        with contextlib.closing(self._batches(split, rows=self._rows(what))) as all_batches:
-            return evaluate_split(
-                self._compiled[what],
-                self._carry(params, model_state),
-                itertools.islice(all_batches, batches),
-                self._mesh,
-                references=self._task.references if what == "predict" else (),
-                stop=self._stop,
-            )
-
-    def _carry(self, params: Any, model_state: Any) -> dict[str, Any]:
-        return {"params": params, "model_state": model_state, "key": self._key}
-
-    def _batches(self, split: str, *, rows: int) -> data.batching.Batches:
-        single = rows == 1
-        return data.eval_batches(
-            self._dataset.open(split),
-            self._dataset.transform(False),
-            batch_size=rows,
-            process_index=0 if single else jax.process_index(),
-            process_count=1 if single else jax.process_count(),
-        )
-
-
-def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises ConfigError if batches cannot be divided over the devices."""
-    devices = mesh.devices.size
+    Args:
+        settings: the batch sizes.
+        layout: the devices.
+        names: the user's name of each setting.
+    """
     for name in ("batch_size", "eval_batch_size"):
-        rows = config.train[name] // (config.train.accumulate if name == "batch_size" else 1)
-        if rows % devices:
+        size, parts = getattr(settings, name), settings.accumulate if name == "batch_size" else 1
+        if (size // parts) % layout.devices:
             raise configs.ConfigError(
-                f"train.{name}={config.train[name]} cannot be divided over {devices} devices"
-                f"{' in every accumulated part' if config.train.accumulate > 1 else ''}: take a "
-                f"multiple of {devices}, or fewer devices with mesh.data"
+                f"{names.get(name, name)}={size} cannot be divided over {layout.devices} devices"
+                f"{' in every accumulated part' if parts > 1 else ''}: take a "
+                f"multiple of {layout.devices}, or fewer devices with "
+                f"{names.get('devices', 'devices')}"
             )
 
 
@@ -400,7 +397,7 @@ def read_config(workdir: Path) -> ConfigDict:
     """Returns the config of a run.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder does not hold a run.
     """
     file = workdir / "config.json"
     if not file.is_file():

@@ -1,5 +1,6 @@
-"""What ``train.py`` and the ``zoo`` command share: config overrides, errors and exit codes."""
+"""Shared by ``train.py`` and the ``zoo`` command: config overrides, errors and exit codes."""
 
+import ast
 import os
 import signal
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from zoo.config import check_override
 from zoo.errors import Stopped, UserError, did_you_mean
 
 USER_ERROR = 2
@@ -18,11 +18,12 @@ USER_ERROR = 2
 def run_to_exit(function: Callable[[], None]) -> None:
     """Calls a function and ends the program.
 
-    Exit codes: 0: done; 2: an error that the user can mend, printed as one message; 128 + the
-    signal's number: stopped by a signal, everything saved, so that a supervisor tries again; or
-    whoever read what is printed has closed the pipe, as ``zoo … | head`` does.
+    The exit code is 0 on success. It is 2 for an error that the user can fix, which is printed as
+    one message. It is 128 + the number of the signal if a signal has stopped the program:
+    everything is saved, so a supervisor can start it again. This includes SIGPIPE, when the reader
+    of the output has closed the pipe, as in ``zoo … | head``.
     """
-    # What libraries warn of (orbax of a folder opened to read) is nothing that a person can mend.
+    # Users cannot act on the warnings of libraries, such as orbax's about a read-only folder.
     logging.set_verbosity(logging.ERROR)
     try:
         function()
@@ -31,21 +32,21 @@ def run_to_exit(function: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except Stopped as stopped:
-        print(f"{stopped}; the state is saved: the same command goes on", file=sys.stderr)
+        print(f"{stopped}; the state is saved: run the same command to resume", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        # What is still buffered must go somewhere when the program ends.
+        # Buffered output must go somewhere when the program ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divides a command line into other arguments and ``--config.section.field=value``.
+    """Splits a command line into other arguments and ``--config.section.field=value``.
 
-    The value may follow as an argument of its own.
+    The value may also be the next argument.
     """
     others: list[str] = []
     overrides: list[str] = []
@@ -80,9 +81,11 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Applies ``--config.section.field=value`` to a copy of a config.
 
     Raises:
-        UserError: an override names no field.
+        UserError: an override names a field that does not exist.
         flags.Error: a value has the wrong type.
     """
+    from zoo.config import check_override
+
     changed = config.copy_and_resolve_references()
     for argument in overrides:
         if argument.startswith("--"):
@@ -95,12 +98,29 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def refuse_arguments(rest: Sequence[str]) -> None:
-    """Raises UserError for what is left of a command line when its flags are taken out."""
+    """Raises UserError if arguments are left on a command line after its flags are parsed."""
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags begin with --")
 
 
 def run_name(given: str) -> str:
-    """The default folder's name: ``cnn`` for configs/cnn.py, ``cnn-full`` for its ``:full``."""
+    """Returns a run's name: ``cnn`` for configs/cnn.py, ``cnn-full`` for its ``:full``."""
     path, _, variant = given.partition(":")
     return f"{Path(path).stem}-{variant}" if variant else Path(path).stem
+
+
+def list_configs(folder: Path) -> str:
+    """Returns the config files of a folder, each with the first line of its docstring."""
+    lines = []
+    for path in sorted(folder.glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        lines.append(f"  {folder.name}/{path.name:<20} {text.partition(chr(10))[0]}")
+    return "\n".join(lines)
+
+
+def list_fields(config: ConfigDict) -> str:
+    """Returns every field of a config with its value and its allowed values."""
+    from zoo.config import described
+
+    rows = [(f"--config.{path}={value!r}", rule) for path, value, rule in described(config)]
+    return "\n".join(f"  {shown}\n      {rule}" for shown, rule in rows)

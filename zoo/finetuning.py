@@ -1,4 +1,4 @@
-"""Starting from the weights of another run or of a file, some begun anew, some frozen."""
+"""Starts from the weights of another run or of a file, and resets or freezes some of them."""
 
 import re
 from collections.abc import Mapping
@@ -10,40 +10,41 @@ import jax
 import numpy as np
 
 from zoo.errors import UserError
-from zoo.pretrained.files import find_weights, read_weights
-from zoo.pretrained.published import tables_of
-from zoo.pretrained.tables import Table, variables_from_reference
+from zoo.families import Family
+from zoo.pretrained import nearest, tables_of
 from zoo.training.checkpoints import Checkpoints
-from zoo.training.partitioning import make_mesh, replicated
+from zoo.training.layout import Layout, make_mesh
+from zoo.weights.files import find_weights, read_weights
+from zoo.weights.tables import Table, variables_from_reference
 
 Variables = Mapping[str, Any]
 Flat = dict[tuple[str, ...], Any]
 
 
 def start_from(
-    source: str, name: str, module: nn.Module, variables: Variables, *, reset: str = ""
+    source: str, family: Family, module: nn.Module, variables: Variables, *, reset: str = ""
 ) -> tuple[dict[str, Any], str]:
-    """Returns a model's first variables with the values of other weights.
+    """Returns a model's initial variables with values from other weights.
 
     Args:
-        source: a run's folder, or what ``zoo.pretrained.files.find_weights`` takes.
-        name: of the model.
+        source: the folder of a run, or an argument of ``zoo.weights.files.find_weights``.
+        family: the family of the model.
         module: the linen module.
-        variables: what it begins with; its shapes are kept.
-        reset: regular expression; what has a match in its path, such as ``fc/kernel``, stays as it
-            is here. Empty: nothing.
+        variables: the initial variables; their shapes are kept.
+        reset: a regular expression; variables whose path, such as ``fc/kernel``, has a match keep
+            their initial values. If it is empty, all variables are loaded.
 
     Returns:
-        The variables, and what was loaded and reset, for people.
+        The variables, and a line for people that says what was loaded and reset.
 
     Raises:
-        UserError: there are no such weights, they do not fit, or ``reset`` matches nothing.
+        UserError: the weights are absent or do not fit, or ``reset`` matches nothing.
     """
     here = _flatten(variables)
     kept = {path for path in here if reset and re.search(reset, "/".join(path[1:]))}
     if reset and not kept:
         raise UserError(
-            f"reset={reset!r} matches no parameter; there are {', '.join(_modules(here))}"
+            f"reset={reset!r} matches no parameter; the modules are {', '.join(_modules(here))}"
         )
     wanted = {path: leaf for path, leaf in here.items() if path not in kept}
     folder = Path(source).expanduser()
@@ -51,7 +52,7 @@ def start_from(
         loaded = _of_run(folder, wanted)
     else:
         arrays = read_weights(find_weights(source))
-        loaded = _of_file(arrays, tables_of(name, module), wanted)
+        loaded = _of_file(arrays, tables_of(family, module, variables["params"]), wanted)
     begun = f"; {len(kept)} begin anew: {', '.join(_modules(kept))}" if kept else ""
     return _nested(here | loaded), f"{len(loaded)} arrays loaded from {source}{begun}"
 
@@ -60,13 +61,13 @@ def frozen_paths(params: Any, pattern: str) -> tuple[list[str], str]:
     """Returns the paths of the parameters that ``pattern`` freezes, and a line for people.
 
     Raises:
-        UserError: it matches none, or all.
+        UserError: ``pattern`` matches none of the parameters, or all of them.
     """
     flat = {"/".join(path): leaf.size for path, leaf in _flatten(params).items()}
     frozen = [path for path in flat if re.search(pattern, path)]
     if not frozen or len(frozen) == len(flat):
         raise UserError(
-            f"freeze={pattern!r} matches {'every' if frozen else 'no'} parameter; there are "
+            f"freeze={pattern!r} matches {'every' if frozen else 'no'} parameter; the modules are "
             f"{', '.join(_modules(_flatten({'': params})))}"
         )
     count = sum(flat[path] for path in frozen)
@@ -76,7 +77,7 @@ def frozen_paths(params: Any, pattern: str) -> tuple[list[str], str]:
 def _of_run(folder: Path, wanted: Flat) -> Flat:
     checkpoints = Checkpoints(folder, read_only=True)
     try:
-        read = checkpoints.read_state("latest", replicated(make_mesh(1)))
+        read = checkpoints.read_state("latest", Layout(make_mesh(1)))
     finally:
         checkpoints.close()
     if read is None:
@@ -99,11 +100,7 @@ def _of_run(folder: Path, wanted: Flat) -> Flat:
 
 
 def _of_file(arrays: Mapping[str, Any], tables: Mapping[str, Table], wanted: Flat) -> Flat:
-    # The layout whose names most of the arrays have.
-    def known(table: Table) -> int:
-        return len({entry.reference for entry in table} & set(arrays))
-
-    table = max(tables.values(), key=known)
+    table = nearest(tables, arrays)
     names = {"/".join(path[1:]) for path in wanted}
     part = [entry for entry in table if entry.ours in names]
     left_out = {entry.reference for entry in table} - {entry.reference for entry in part}

@@ -1,4 +1,4 @@
-"""Arithmetic of a function, counted from its jaxpr."""
+"""Counts the arithmetic operations of a function from its jaxpr."""
 
 import math
 from collections.abc import Callable
@@ -8,10 +8,11 @@ import jax
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Returns the operations of all products and convolutions, two for each multiply-add.
+    """Returns the number of operations in products and convolutions, two for each multiply-add.
 
-    What is computed element by element is not counted, as in the figures that papers give. A loop
-    counts as often as it runs, a ``while`` loop once, a conditional as its largest branch.
+    Elementwise operations are not counted, as in the figures that papers give. A loop counts as
+    often as it runs, a ``while`` loop once, and a conditional as its largest branch. The choice
+    between native functions and XLA's operations counts as a conditional.
 
     Args:
         function: a pure function.
@@ -35,7 +36,7 @@ def _of_equation(equation: Any) -> int:
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
     inner = [_of(jaxpr) for jaxpr in _jaxprs(params)]
-    if name == "cond":
+    if name in ("cond", "with_native"):
         return max(inner, default=0)
     return sum(inner) * (params["length"] if name == "scan" else 1)
 

@@ -1,4 +1,6 @@
-"""Losses, one value for each example or element; whoever calls them decides how to add up."""
+"""Losses. Each returns one value for each example or element, and the caller adds them up."""
+
+from __future__ import annotations
 
 import functools
 from typing import Any
@@ -21,12 +23,12 @@ def cross_entropy(
     Args:
         logits: any real numbers.
         labels: classes, or probabilities over the classes. A class that does not exist gives nan,
-            which stops a run: a row that does not count needs a valid label and the weight 0.
-        label_smoothing: weight in [0, 1) of the uniform distribution in the target (Szegedy et
-            al. 2016, section 7).
+            which stops a run. A row that does not count needs a valid label and the weight 0.
+        label_smoothing: the weight of the uniform distribution in the target, in [0, 1) (Szegedy
+            et al. 2016, section 7).
 
     Raises:
-        ValueError: the shapes do not fit, or the smoothing is out of range.
+        ValueError: the shapes do not match, or the smoothing is out of range.
     """
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing={label_smoothing} must be at least 0 and below 1")
@@ -48,15 +50,15 @@ def cross_entropy(
 def _of_classes(
     label_smoothing: float, logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Cross-entropy of classes, with a gradient that is the softmax less the target.
+    """Cross-entropy of classes whose gradient is the softmax minus the target.
 
-    JAX's own would add what is picked to zeros of all classes, which with thousands of them takes
-    as long as a product.
+    JAX's own rule would scatter the selected logits into an array of zeros over all classes. With
+    thousands of classes this takes as long as a product.
     """
     largest = logits.max(axis=-1)
     log_total = jnp.log(jnp.exp(logits - largest[..., None]).sum(axis=-1))
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    # Too large an index gives nan, but a negative one would count from the end.
+    # An index that is too large gives nan, but a negative one would count from the end.
     loss = jnp.where(labels >= 0, log_total - (picked - largest), jnp.nan)
     if not label_smoothing:
         return loss
@@ -93,7 +95,7 @@ def binary_cross_entropy(
 def mean_squared_error(
     predictions: Float[Array, "*shape"], targets: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """Squared difference of each element; the mean is the caller's.
+    """Squared difference of each element; the caller takes the mean.
 
     Matches ``torch.nn.functional.mse_loss(reduction="none")``.
 
@@ -114,14 +116,14 @@ def pinball(
     targets: Float[Array, "*shape"],
     probabilities: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:
-    """The loss whose expectation is least at a quantile (Koenker and Bassett 1978).
+    """Pinball loss, whose expectation is smallest at a quantile (Koenker and Bassett 1978).
 
     Matches scikit-learn's ``mean_pinball_loss`` before the mean. Shapes are broadcast.
 
     Args:
-        predictions: of the quantiles.
-        targets: what came.
-        probabilities: of the quantiles, between 0 and 1.
+        predictions: predicted quantiles.
+        targets: the observed values.
+        probabilities: the probabilities of the quantiles, between 0 and 1.
     """
     over = targets - predictions
     return jnp.maximum(probabilities * over, (probabilities - 1) * over)

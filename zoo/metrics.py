@@ -1,4 +1,6 @@
-"""Metrics: what is added up on the device, and scores of whole splits on the host."""
+"""Metrics: sums that are computed on the device, and scores of whole splits on the host."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +13,8 @@ from jaxtyping import Array, Float, Int
 def correct(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """Returns 1 where the largest logit, of several the first, is that of the label, else 0."""
-    # As ``argmax(logits) == labels``, which XLA for a CPU computes one class after the other.
+    """Returns 1 where the largest logit, or the first of several, is the label's, otherwise 0."""
+    # The same as ``argmax(logits) == labels``, which XLA computes class by class on a CPU.
     own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
     is_later = jnp.arange(logits.shape[-1]) >= labels[..., None]
     is_first = ((logits < own) | ((logits == own) & is_later)).all(axis=-1)
@@ -29,14 +31,15 @@ def classification_scores(
     Args:
         labels: true classes.
         predictions: predicted classes.
-        class_names: a name for each class; a class that does not occur is listed too. Classes
-            beyond them that occur, as a model with more outputs may predict, go by their number.
+        class_names: a name for each class; a class that does not occur is listed too. A class
+            without a name, which a model with more outputs may predict, is listed by its number.
 
     Returns:
-        ``text``: the report for people; ``classification_report``: the same as a dictionary;
-        ``confusion_matrix``: counts, rows are the true classes, columns the predicted ones.
+        A dictionary. ``text`` is the report for people, and ``classification_report`` is the same
+        report as a dictionary. ``confusion_matrix`` has the counts: rows are the true classes,
+        columns the predicted ones.
     """
-    # Seconds to import: only where it is used.
+    # This import takes seconds, so it happens only where it is used.
     from sklearn.metrics import classification_report, confusion_matrix
 
     count = max(len(class_names), 1 + int(labels.max()), 1 + int(predictions.max()))
@@ -58,21 +61,22 @@ def classification_scores(
 def edit_errors(
     outputs: Sequence[Sequence[int]], references: Sequence[Sequence[Sequence[int]]]
 ) -> tuple[int, int, int]:
-    """Counts how far outputs are from the nearest of their references.
+    """Counts the errors of outputs against the nearest of their references.
 
     Args:
         outputs: sequences of symbols.
-        references: for each output all sequences that count as right, at least one.
+        references: for each output, all sequences that count as correct, at least one.
 
     Returns:
         The number of outputs that equal no reference; the number of insertions, deletions and
-        substitutions (Levenshtein's distance) to the nearest references; their length in all.
+        substitutions (Levenshtein distance) to the nearest references; the total length of these
+        references.
     """
     from rapidfuzz.distance import Levenshtein
 
     wrong = edits = length = 0
     for output, right in zip(outputs, references, strict=True):
-        # Of two that are equally near the longer one: the smaller share of errors.
+        # If two are equally near, take the longer one: it gives the smaller share of errors.
         distance, minus_length = min((Levenshtein.distance(output, r), -len(r)) for r in right)
         wrong += distance > 0
         edits += distance

@@ -1,4 +1,4 @@
-"""Settings of the whole process, for before JAX starts. Imports no jax."""
+"""Settings of the whole process, made before JAX starts. Imports no jax."""
 
 import ctypes
 import importlib.metadata
@@ -12,19 +12,19 @@ import filelock
 
 # glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-# mallopt(3): trimming is off. A bound could be 2 GiB at most, and a large step frees more at once.
+# mallopt(3): turns trimming off. A threshold is at most 2 GiB, and a large step frees more at once.
 _NEVER = -1
 
 
 def tune_allocator() -> str:
-    """Lets the process keep the memory that it frees, for its own next use.
+    """Makes the process keep the memory that it frees, so that it can use it again.
 
-    A training step frees hundreds of megabytes and asks for the same again. By default glibc gives
-    large blocks back to the system, which hands them out again page by page, each cleared: on a CPU
-    up to a third of a step. Where there is no glibc nothing is changed.
+    A training step frees hundreds of megabytes and then allocates as much again. By default glibc
+    returns large blocks to the system, which hands them out again page by page and clears each
+    page. On a CPU this takes up to a third of a step. Without glibc nothing is changed.
 
     Returns:
-        What was done, in a few words for a log.
+        A few words for a log that say what was done.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return "allocator as it is (no glibc)"
@@ -36,10 +36,10 @@ def tune_allocator() -> str:
 
 
 def compilation_cache_folder() -> Path:
-    """Returns where compiled programs are kept: in the user's cache folder.
+    """Returns the folder for compiled programs, inside the user's cache folder.
 
-    What is compiled on a CPU is for that processor, and only the same compiler reads it: both are
-    in the folder's name.
+    A program that is compiled on a CPU is specific to the processor, and only the same compiler can
+    read it. The name of the folder therefore includes both.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     processor = "-".join(re.findall(r"[a-z0-9]+", processor_model().lower()))
@@ -47,15 +47,15 @@ def compilation_cache_folder() -> Path:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes compiled programs whose writing was cut off by the end of a process.
+    """Removes compiled programs that were not written completely because a process ended.
 
-    jax writes the time of use after the program itself. One without a time would be read in vain,
-    with a warning, by every later run.
+    jax writes the time of use after the program itself. Every later run would try to read a program
+    without a time, fail, and warn.
 
     Raises:
-        OSError: the folder cannot be written, or another process does not let go of it.
+        OSError: the folder cannot be written to, or another process does not release its lock.
     """
-    # The lock that jax holds while it writes, and as long as jax itself waits for it.
+    # This is the lock that jax holds while it writes. The timeout is that of jax itself.
     with filelock.FileLock(folder / ".lockfile", timeout=10):
         for program in folder.glob("*-cache"):
             if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
@@ -63,14 +63,14 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def processor_model() -> str:
-    """Returns the processor's name, such as ``AMD EPYC``; else its architecture."""
+    """Returns the name of the processor, such as ``AMD EPYC``, or else its architecture."""
     return _processor("model name") or platform.processor() or platform.machine()
 
 
 def processor_features() -> str:
-    """Returns the names of the processor's sets of instructions, where the system tells them.
+    """Returns the names of the processor's instruction sets, if the system reports them.
 
-    Virtual machines on different processors may call them the same.
+    Virtual machines on different processors may report the same names.
     """
     return _processor("flags") or _processor("Features")
 

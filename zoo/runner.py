@@ -1,31 +1,78 @@
-"""The composition root: config -> data, model, task, state, writers -> loop -> report."""
+"""The composition root. Joins data, model, task, state and writers, runs the loop, and reports."""
 
+import dataclasses
 import importlib.metadata
 import json
 import platform as host
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from zoo import building, data
 from zoo import config as configs
-from zoo.data.scenes import to_pixels
-from zoo.errors import Stopped, UserError
+from zoo.data.own import OwnSource, own_dataset
+from zoo.errors import Stopped, UserError, did_you_mean
 from zoo.reports.console import ConsoleWriter, parameter_table
 from zoo.reports.page import write_page
-from zoo.reports.plots import plot_curves, plot_scores, write_mistakes
+from zoo.reports.plots import plot_curves
 from zoo.reports.records import read_records, write_atomically
+from zoo.reports.sections import Run, Section
 from zoo.reports.writers import RunWriter
+from zoo.tasks import Task
 from zoo.training import loop
 from zoo.training.checkpoints import Checkpoints
-from zoo.training.partitioning import make_mesh, run_once
+from zoo.training.layout import Layout, make_mesh, make_state
+from zoo.training.settings import CONFIG_FIELDS, Settings
 from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
 from zoo.workdir import Workdir, claim
+
+__all__ = ["Fitted", "fit", "run"]
+
+Report = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The result of ``fit``.
+
+    Attributes:
+        variables: the model's variables, for ``model.apply(fitted.variables, ...)``. They hold the
+            average of the parameters if the run kept one.
+        report: the content of ``report.json``.
+    """
+
+    variables: dict[str, Any]
+    report: Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run before anything is computed, in the form that ``run`` and ``fit`` share.
+
+    Attributes:
+        parts: the data, the task, the step and the lengths.
+        description: the content of ``config.json``.
+        start: changes the first state, for example to load weights, and describes the change.
+        names: the user's name of each setting, for messages.
+        told: further words for the first line.
+        draw: draws a report's figures into the run's folder.
+        sections: returns what the report page shows beside the numbers.
+    """
+
+    parts: building.Parts
+    description: str
+    start: Callable[[TrainState], tuple[TrainState, list[str]]] = lambda state: (state, [])
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    told: str = ""
+    draw: Callable[[Report, Path], None] = lambda report, folder: None
+    sections: Callable[[Report, Path], Sequence[Section]] = lambda report, folder: ()
 
 
 def run(
@@ -35,72 +82,223 @@ def run(
     name: str = "run",
     restart: bool = False,
     extend: bool = False,
-) -> dict[str, Any]:
-    """Trains what a config describes, or goes on where the same run stopped.
+) -> Report:
+    """Trains what a config describes, or resumes where the same run stopped.
 
     Args:
         config: see ``zoo.config``; ``configs/*.py`` make one.
-        workdir: the run's folder; absent, ``runs/<name>``, or the next free ``runs/<name>-2``, ….
-        name: name of the default folder.
-        restart: move what the folder holds aside and begin anew.
-        extend: continue although the learning rate depends on the length, which changed.
+        workdir: the run's folder. The default is ``runs/<name>``, or the next free
+            ``runs/<name>-2``, ….
+        name: the name of the default folder.
+        restart: move the content of the folder aside and begin anew.
+        extend: continue even though the learning rate depends on the length, which has changed.
 
     Returns:
-        What ``report.json`` says.
+        The content of ``report.json``.
 
     Raises:
-        UserError: the config, the data or the folder cannot be used; the message says the fix.
-        Stopped: SIGTERM or SIGINT arrived; the state is saved, the same call goes on.
+        UserError: the config, the data or the folder cannot be used; the message gives the fix.
+        Stopped: SIGTERM or SIGINT arrived. The state is saved, and the same call resumes the run.
     """
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = _console()
     config = configs.check(config)
-    # Before the data: the threads of their reader would take memory from heaps of their own.
-    settings = building.start_jax(config)
+    # This comes before the data, because the threads of their reader would each use its own heap.
+    told = building.start_jax(config)
     config, dataset = building.with_data(config)
+    steps_per_epoch = building.lengths(config, dataset).steps_per_epoch
     folder = claim(
-        config,
+        lambda saved: configs.differences(
+            configs.from_json(saved), config, extend=extend, steps_per_epoch=steps_per_epoch
+        ),
         default=Path("runs") / name,
         explicit=Path(workdir) if workdir else None,
         restart=restart,
-        extend=extend,
-        steps_per_epoch=building.lengths(config, dataset).steps_per_epoch,
         say=console.print,
     )
     try:
-        with StopSignal() as stop:
-            return _train_and_report(config, dataset, folder, settings, console, stop)
+        parts = building.build(config, dataset)
+        wing = building.wing_of(config)
+        job = Job(
+            parts,
+            configs.to_json(config),
+            start=lambda state: building.started(parts, config, state),
+            names=CONFIG_FIELDS,
+            told=told,
+            draw=lambda report, path: wing.draw(report, path, dataset.vocabularies, dataset),
+            sections=wing.sections,
+        )
+        return _execute(job, folder, console)[1]
     finally:
         folder.close()
 
 
-def environment(config: ConfigDict, mesh: Mesh) -> dict[str, str]:
-    """Returns what the run computes on and with, for the report."""
+def fit(
+    task: Task,
+    *,
+    train: OwnSource,
+    validation: OwnSource | None = None,
+    test: OwnSource | None = None,
+    workdir: str | Path,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    train_transform: data.transforms.Transform | None = None,
+    learning_rate: optax.Schedule | None = None,
+    best_metric: str = "loss",
+    best_is_lowest: bool = True,
+    restart: bool = False,
+    seed: int = Settings.seed,
+    precision: str = Settings.precision,
+    batch_size: int = Settings.batch_size,
+    accumulate: int = Settings.accumulate,
+    ema_decay: float = Settings.ema_decay,
+    eval_batch_size: int = Settings.eval_batch_size,
+    log_every: int = Settings.log_every,
+    eval_every: int = Settings.eval_every,
+    save_every: int = Settings.save_every,
+    keep: int = Settings.keep,
+    workers: int = Settings.workers,
+    prefetch: int = Settings.prefetch,
+    devices: int = Settings.devices,
+) -> Fitted:
+    """Trains your own task on your own data, with the loop of ``train.py``.
+
+    A second call with the same folder resumes the run where it stopped, whatever stopped it, and
+    reaches the same numbers. The folder holds the same things as that of a config's run:
+    checkpoints, records, TensorBoard logs and the report page.
+
+    Args:
+        task: the result of ``zoo.make_task``, or any ``zoo.tasks.Task``.
+        train: the training examples. They are a dictionary of arrays whose first axes are equal,
+            or anything with ``__len__`` and ``__getitem__`` that gives a dictionary of arrays for
+            an index, such as a list of dictionaries, a ``torch.utils.data.Dataset``, grain's
+            ``MapDataset`` or a ``datasets.Dataset``.
+        validation: examples in the same form. They are evaluated every ``eval_every`` steps, and
+            the evaluation chooses the best state.
+        test: examples in the same form. They are evaluated once, at the end.
+        workdir: the run's folder.
+        optimizer: one optax transformation, which includes the learning rate.
+        steps: the number of updates. A larger number continues a finished run.
+        train_transform: changes a training example at random. It takes the example and a
+            ``numpy.random.Generator`` of its own.
+        learning_rate: the learning rate as a function of the step; used only for the records.
+        best_metric: the metric of the validation that chooses the best state.
+        best_is_lowest: whether the lowest value of ``best_metric`` is the best.
+        restart: move the content of the folder aside and begin anew.
+        seed: see ``zoo.training.settings.Settings``, also for the arguments that follow.
+        precision: see ``Settings``.
+        batch_size: see ``Settings``.
+        accumulate: see ``Settings``.
+        ema_decay: see ``Settings``.
+        eval_batch_size: see ``Settings``.
+        log_every: see ``Settings``.
+        eval_every: see ``Settings``.
+        save_every: see ``Settings``.
+        keep: see ``Settings``.
+        workers: see ``Settings``.
+        prefetch: see ``Settings``.
+        devices: see ``Settings``.
+
+    Returns:
+        The variables, and the content of ``report.json``.
+
+    Raises:
+        UserError: an argument is out of range, a source does not give dictionaries of arrays, or
+            the folder holds another run; the message gives the fix.
+        Stopped: SIGTERM or SIGINT arrived. The state is saved, and the same call resumes the run.
+    """
+    settings = Settings(
+        seed=seed,
+        precision=precision,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        ema_decay=ema_decay,
+        eval_batch_size=eval_batch_size,
+        log_every=log_every,
+        eval_every=eval_every,
+        save_every=save_every,
+        keep=keep,
+        workers=workers,
+        prefetch=prefetch,
+        devices=devices,
+    )
+    settings.check()
+    if steps < 1:
+        raise UserError(f"steps={steps} must be at least 1")
+    splits = {"train": train, "validation": validation, "test": test}
+    dataset = own_dataset(
+        {split: source for split, source in splits.items() if source is not None}, train_transform
+    )
+    how_long = building.lengths_of(
+        settings, dataset, steps=steps, best_metric=best_metric, best_is_lowest=best_is_lowest
+    )
+    console = _console()
+    # The settings that affect the numbers of a run and can be compared.
+    decides = {
+        name: getattr(settings, name)
+        for name in ("seed", "precision", "batch_size", "accumulate", "ema_decay")
+    } | {"model": type(task.model).__name__, "examples": dict(dataset.sizes)}
+    folder = claim(
+        lambda saved: _other_fit(saved, decides, steps),
+        default=Path(workdir),
+        explicit=Path(workdir),
+        restart=restart,
+        say=console.print,
+    )
+    try:
+        parts = building.assemble(
+            task, dataset, optimizer, how_long, settings, learning_rate=learning_rate
+        )
+        description = json.dumps({"fit": decides | {"steps": steps}}, indent=2) + "\n"
+        state, report = _execute(Job(parts, description), folder, console)
+    finally:
+        folder.close()
+    own = building.weights_in(state.model_state, task)
+    return Fitted({"params": state.eval_params, **own}, report)
+
+
+def _other_fit(saved: str, decides: Mapping[str, Any], steps: int) -> list[str]:
+    """Returns why the run that ``config.json`` describes is not this one; empty if it is."""
+    there = json.loads(saved).get("fit")
+    if there is None:
+        return ["it is the run of a config"]
+    reasons = [
+        f"{name} is {there.get(name)!r} there and {value!r} here"
+        for name, value in decides.items()
+        if there.get(name) != value
+    ]
+    if there["steps"] > steps:
+        reasons.append(f"it has {there['steps']} steps, more than the {steps} here")
+    return reasons
+
+
+def environment(precision: str, mesh: Mesh) -> dict[str, str]:
+    """Returns the devices and software versions of the run, for the report."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "jax-model-zoo")
     return {
         "device": f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
-        "precision": config.precision,
+        "precision": precision,
         "system": host.platform(),
         "python": host.python_version(),
         **{name: _version(name) for name in packages},
     }
 
 
-def first_line(config: ConfigDict, mesh: Mesh) -> str:
-    """Says what the run computes on and with."""
+def first_line(precision: str, mesh: Mesh) -> str:
+    """Returns a line with the devices, the precision and the software versions of the run."""
     versions = ", ".join(f"{name} {_version(name)}" for name in ("jax", "flax", "optax"))
     kind = mesh.devices.flat[0].device_kind
     return (
         f"platform {jax.default_backend()} | {mesh.devices.size} x {kind} | "
-        f"precision {config.precision} | python {host.python_version()}, {versions}, "
+        f"precision {precision} | python {host.python_version()}, {versions}, "
         f"zoo {_version('jax-model-zoo')}"
     )
 
 
 def parameter_rows(params: Any) -> list[tuple[str, str, int]]:
-    """Returns layer, shapes and number of parameters for each module that has parameters."""
+    """Returns the layer, shapes and number of parameters of each module that has parameters."""
     rows: dict[str, tuple[list[str], int]] = {}
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    # Kernels before biases, layers in their own order.
+    # Kernels come before biases, and layers keep their own order.
     for path, leaf in sorted(leaves, key=lambda item: (str(item[0][:-1]), -item[1].ndim)):
         *layer, name = [str(key.key) for key in path]
         shapes, count = rows.get("/".join(layer), ([], 0))
@@ -109,53 +307,55 @@ def parameter_rows(params: Any) -> list[tuple[str, str, int]]:
     return [(layer, ", ".join(shapes), count) for layer, (shapes, count) in rows.items()]
 
 
+def _execute(job: Job, folder: Workdir, console: Console) -> tuple[TrainState, Report]:
+    """Trains or resumes, writes the report, and returns the last state and the report."""
+    with StopSignal() as stop:
+        return _train_and_report(job, folder, console, stop)
+
+
 def _train_and_report(
-    config: ConfigDict,
-    dataset: data.Dataset,
-    folder: Workdir,
-    settings: str,
-    console: Console,
-    stop: StopSignal,
-) -> dict[str, Any]:
-    workdir = folder.path
-    mesh = make_mesh(config.mesh.data)
-    building.check_divisible(config, mesh)
-    console.print(f"{first_line(config, mesh)} | {settings}")
+    job: Job, folder: Workdir, console: Console, stop: StopSignal
+) -> tuple[TrainState, Report]:
+    workdir, parts = folder.path, job.parts
+    layout = Layout(make_mesh(parts.settings.devices), parts.placement)
+    building.check_divisible(parts.settings, layout, job.names)
+    words = [first_line(parts.settings.precision, layout.mesh), *([job.told] if job.told else [])]
+    console.print(" | ".join(words))
     console.print(f"work directory {workdir}")
-    parts = building.build(config, dataset)
-    state = run_once(lambda: building.init_state(parts))
-    # A run that goes on has its weights in its checkpoint; the others may be gone by now.
+    state = make_state(lambda: building.init_state(parts), layout)
+    # A resumed run has its weights in its checkpoint; the initial ones may be gone by now.
     resumes = any((workdir / "checkpoints").glob("[0-9]*"))
-    state, said = (state, []) if resumes else building.started(parts, state)
-    # Not before: a config that fails until here leaves the folder free for the mended one.
-    folder.save_config(config)
-    _keep_vocabularies(workdir, dataset)
+    state, said = (state, []) if resumes else job.start(state)
+    # The file is written only now: a config that fails earlier leaves the folder free for a fixed
+    # one.
+    folder.save_config(job.description)
+    _keep_vocabularies(workdir, parts.dataset)
     console.print(parameter_table(parameter_rows(state.params)))
     for line in said:
         console.print(line)
-    report: dict[str, Any] = {
+    report: Report = {
         "status": "running",
         "platform": jax.default_backend(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        # Lists, as JSON gives them back.
+        # Use lists, since JSON returns lists.
         "parameter_table": [list(row) for row in parameter_rows(state.params)],
-        "environment": environment(config, mesh),
+        "environment": environment(parts.settings.precision, layout.mesh),
     }
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    checkpoints = Checkpoints(workdir, keep=parts.settings.keep)
     try:
         shapes = building.train_shapes(parts)
-        training = loop.begin_or_resume(state, parts.train_step, shapes, checkpoints, mesh)
+        training = loop.begin_or_resume(state, parts.train_step, shapes, checkpoints, layout)
         finished = _finished_report(workdir)
         if training.step == parts.lengths.steps == finished.get("steps"):
             console.print(
-                f"this run has finished {training.step} steps: give more train.steps or "
-                "train.epochs to go on, or --restart to begin anew"
+                f"this run has finished {training.step} steps: ask for more steps to go on, or "
+                "restart it to begin anew"
             )
-            return finished
+            return training.state, finished
         try:
             _write_report(workdir, report | {"steps": training.step})
             report = _train(
-                parts, training, shapes, checkpoints, mesh, workdir, console, stop, report
+                parts, training, shapes, checkpoints, layout, workdir, console, stop, report
             )
         except Stopped:
             _write_report(workdir, report | {"status": "stopped", "steps": training.step})
@@ -167,15 +367,11 @@ def _train_and_report(
     finally:
         checkpoints.close()
     plot_curves(workdir / "curves.png", read_records(workdir / "metrics.jsonl"))
-    symbols = {name: v.symbols for name, v in dataset.vocabularies.items()}
-    plot_scores(workdir, report, symbols)
-    if "mistakes" in report:
-        source = dataset.open("test")
-        wrong = [source[mistake["index"]] for mistake in report["mistakes"]]
-        write_mistakes(workdir, [example["image"] for example in wrong if "image" in example])
+    job.draw(report, workdir)
     _write_report(workdir, report)
-    write_page(workdir / "report.html", {workdir.name: workdir})
-    return report
+    sections = tuple(job.sections(report, workdir))
+    write_page(workdir / "report.html", [Run(workdir.name, workdir, report, sections)])
+    return training.state, report
 
 
 def _train(
@@ -183,56 +379,69 @@ def _train(
     training: loop.Training,
     shapes: building.Shapes,
     checkpoints: Checkpoints,
-    mesh: Mesh,
+    layout: Layout,
     workdir: Path,
     console: Console,
     stop: StopSignal,
-    report: dict[str, Any],
-) -> dict[str, Any]:
+    report: Report,
+) -> Report:
     first, last, progress = training.step, parts.lengths.steps, training.progress
+    task, sizes = parts.task, parts.dataset.sizes
     if first:
         console.print(f"resuming at step {first} of {last}")
     bar = ConsoleWriter(console, last, parts.lengths.steps_per_epoch)
     writer = RunWriter(workdir, bar, step=first, evaluated_step=progress.evaluated_step)
+    scores: Report = {}
+    test: dict[str, float] = {}
     try:
-        compiled = loop.compile_train_step(parts.train_step, training, shapes, mesh)
-        evaluator = building.Evaluator(parts.config, parts.dataset, parts.task, mesh, stop)
-        has_validation = "validation" in parts.dataset.sizes
+        compiled = loop.compile_train_step(parts.train_step, training, shapes, layout)
+        evaluator = building.make_evaluator(task, parts.dataset, parts.settings, layout, stop)
         state = training.state
-        evaluator.compile("evaluate", state.eval_params, state.model_state, "test")
+        for split in ("validation", "test"):
+            if split in sizes:
+                evaluator.compile("evaluate", state.eval_params, state.model_state, split)
+        if "validation" in sizes and parts.lengths.best_metric not in evaluator.metrics():
+            raise UserError(
+                f"best_metric={parts.lengths.best_metric!r} is not evaluated."
+                f"{did_you_mean(parts.lengths.best_metric, evaluator.metrics())}"
+            )
         progress.compile_seconds += evaluator.compile_seconds
         console.print(f"compiled in {progress.compile_seconds:.1f} s")
-        if not has_validation:
+        if "validation" not in sizes:
             console.print(
-                f"data.name={parts.dataset.name!r} has no validation split: best/ is not kept "
-                "(data.validation_fraction makes one)"
+                f"{parts.dataset.name} has no validation split: best/ is not kept"
+                f"{parts.dataset.without_validation}"
             )
 
         def evaluate(state: TrainState) -> dict[str, float]:
-            if parts.task.draws:
+            if task.draws:
                 drawn = evaluator.samples(state.eval_params, state.model_state, "validation")
-                writer.write_images("validation", training.step, to_pixels(drawn["image"]))
+                writer.write_images("validation", training.step, task.pictures(drawn))
             return evaluator.means(state.eval_params, state.model_state, "validation")
 
         bar.start(first)
+        rate = parts.learning_rate
         with building.train_batches(parts, first=first) as batches:
-            loop.fit(
+            loop.train(
                 training,
                 compiled,
                 batches,
                 parts.lengths,
-                mesh=mesh,
-                learning_rate=lambda step: float(parts.learning_rate(step)),
-                evaluate=evaluate if has_validation else None,
+                layout=layout,
+                learning_rate=None if rate is None else lambda step: float(rate(step)),
+                evaluate=evaluate if "validation" in sizes else None,
                 checkpoints=checkpoints,
                 writer=writer,
                 stop=stop,
             )
         state = training.state
-        test = evaluator.means(state.eval_params, state.model_state, "test")
-        scores = evaluator.scores(state.eval_params, state.model_state, "test")
-        test |= scores.pop("metrics", {})
-        writer.write({"split": "test", "step": last, "epoch": parts.lengths.epoch(last), **test})
+        if "test" in sizes:
+            test = evaluator.means(state.eval_params, state.model_state, "test")
+            scores = evaluator.scores(state.eval_params, state.model_state, "test")
+            test |= scores.pop("metrics", {})
+            writer.write(
+                {"split": "test", "step": last, "epoch": parts.lengths.epoch(last), **test}
+            )
     finally:
         writer.close()
     console.print()
@@ -240,7 +449,9 @@ def _train(
         console.print(f"Test {name}: {value:.4f}")
     console.print(scores.pop("text", ""))
     seen = parts.lengths.examples_seen(last)
-    metrics = {"train": loop.epoch_means(training), "test": test}
+    metrics = {"train": loop.epoch_means(training)}
+    metrics |= {"validation": progress.validation} if progress.validation else {}
+    metrics |= {"test": test} if "test" in sizes else {}
     return report | {
         "status": "finished",
         "steps": last,
@@ -254,8 +465,12 @@ def _train(
     }
 
 
+def _console() -> Console:
+    return Console(soft_wrap=True, markup=False, highlight=False)
+
+
 def _keep_vocabularies(workdir: Path, dataset: data.Dataset) -> None:
-    """Writes what the data's numbers stand for beside the run, or compares with what is there."""
+    """Writes the data's vocabularies into the run's folder, or compares them with those there."""
     file, text = workdir / "vocabulary.json", data.vocabularies_to_json(dataset.vocabularies)
     if not file.exists():
         write_atomically(file, text)
@@ -266,13 +481,13 @@ def _keep_vocabularies(workdir: Path, dataset: data.Dataset) -> None:
         )
 
 
-def _finished_report(workdir: Path) -> dict[str, Any]:
+def _finished_report(workdir: Path) -> Report:
     file = workdir / "report.json"
     report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return report if report.get("status") == "finished" else {}
 
 
-def _write_report(workdir: Path, report: dict[str, Any]) -> None:
+def _write_report(workdir: Path, report: Report) -> None:
     write_atomically(workdir / "report.json", json.dumps(report, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The run's folder: which one, who may write to it, and whether it holds the same run."""
+"""The folder of a run: chooses it, locks it, and checks that it holds the same run."""
 
 import datetime
 import fcntl
@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from ml_collections import ConfigDict
-
-from zoo import config as configs
 from zoo.errors import UserError
+from zoo.fields import ConfigError
 from zoo.reports.records import write_atomically
 
+Differences = Callable[[str], list[str]]
 CONFIG = "config.json"
 _LOCK = ".lock"
 
@@ -24,17 +23,17 @@ class WorkdirError(UserError):
 
 
 class Workdir:
-    """A folder that this process alone writes to, until ``close``.
+    """A folder that only this process writes to, until ``close``.
 
-    The lock is the operating system's (flock): it ends with the process, however that ends, so a
-    lock file that was left behind locks nothing.
+    The lock is the operating system's (flock). It ends with the process, even if the process is
+    killed, so a lock file that was left behind locks nothing.
     """
 
     def __init__(self, path: Path) -> None:
-        """Locks the folder, making it where it is absent.
+        """Locks the folder and creates it if it is absent.
 
         Raises:
-            WorkdirError: another process has it, or the file system cannot lock.
+            WorkdirError: another process has locked it, or the file system cannot lock files.
         """
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -64,52 +63,45 @@ class Workdir:
         self._file.write(json.dumps(me))
         self._file.flush()
 
-    def saved_config(self) -> ConfigDict | None:
-        """The config of the run in the folder, or None where there is none."""
-        return _saved_config(self.path)
-
-    def save_config(self, config: ConfigDict) -> None:
-        """Keeps the config beside what it makes."""
-        write_atomically(self.path / CONFIG, configs.to_json(config))
+    def save_config(self, description: str) -> None:
+        """Saves the JSON description of the run in the folder."""
+        write_atomically(self.path / CONFIG, description)
 
     def close(self) -> None:
-        """Gives the folder back; a lock file without content says that the holder ended well."""
+        """Releases the folder; an empty lock file says that the holder has ended regularly."""
         self._file.truncate(0)
         self._file.close()
 
 
 def claim(
-    config: ConfigDict,
+    differences: Differences,
     *,
     default: Path,
     explicit: Path | None,
     restart: bool,
-    extend: bool,
-    steps_per_epoch: int,
     say: Callable[[str], None],
 ) -> Workdir:
-    """Chooses the folder of a run and locks it; ``save_config`` then makes it that run's.
+    """Chooses the folder of a run and locks it; ``save_config`` then claims it for the run.
 
-    An explicit folder that holds another run is refused with the differences. The default moves
-    on to ``-2``, ``-3``, … instead and says so.
+    An explicit folder that holds another run is refused, and the message lists the differences. The
+    default folder is replaced by ``-2``, ``-3``, … instead, and the user is told so.
 
     Args:
-        config: the checked config.
-        default: the folder where none is given.
+        differences: takes the text of a ``config.json`` and returns how that run differs from this
+            one; empty if it is the same. May raise ConfigError.
+        default: the folder if the user gives none.
         explicit: the folder that the user gave, or None.
-        restart: move what is there aside and begin anew.
-        extend: continue although the learning rate depends on the length, which changed.
-        steps_per_epoch: to compare lengths in steps.
+        restart: whether to move the contents of the folder aside and begin anew.
         say: tells the user what was decided.
 
     Raises:
-        WorkdirError: the folder is taken, or in use.
+        WorkdirError: the folder holds another run, or is in use.
     """
     path = explicit or default
     if restart:
         workdir = _aside(path, say)
     else:
-        reasons = _reasons(path, config, extend, steps_per_epoch)
+        reasons = _reasons(path, differences)
         if reasons and explicit:
             raise WorkdirError(
                 f"the work directory {path} holds another run:\n  "
@@ -121,31 +113,26 @@ def claim(
             following = default.with_name(f"{default.name}-{number}")
             say(f"{path} holds another run ({'; '.join(reasons)}): trying {following}")
             path, number = following, number + 1
-            reasons = _reasons(path, config, extend, steps_per_epoch)
+            reasons = _reasons(path, differences)
         workdir = Workdir(path)
     if workdir.stale_holder:
         say(f"taking over the lock of {workdir.stale_holder}, which ended without releasing it")
     return workdir
 
 
-def _reasons(path: Path, config: ConfigDict, extend: bool, steps_per_epoch: int) -> list[str]:
-    """Why the run in a folder is not this one; empty where it is, or where there is none."""
+def _reasons(path: Path, differences: Differences) -> list[str]:
+    """Returns how the run in a folder differs from this one; empty if the run may use it."""
     if path.exists() and not path.is_dir():
         return ["it is a file"]
     if not path.exists() or not set(os.listdir(path)) - {_LOCK, CONFIG + ".tmp"}:
         return []
-    try:
-        saved = _saved_config(path)
-    except configs.ConfigError as error:
-        return [f"its {CONFIG} is not of this version of the zoo: {error}"]
-    if saved is None:
-        return [f"it has files, but no {CONFIG}"]
-    return configs.differences(saved, config, extend=extend, steps_per_epoch=steps_per_epoch)
-
-
-def _saved_config(path: Path) -> ConfigDict | None:
     file = path / CONFIG
-    return configs.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
+    if not file.exists():
+        return [f"it has files, but no {CONFIG}"]
+    try:
+        return differences(file.read_text(encoding="utf-8"))
+    except ConfigError as error:
+        return [f"its {CONFIG} is not of this version of the zoo: {error}"]
 
 
 def _aside(path: Path, say: Callable[[str], None]) -> Workdir:

@@ -24,8 +24,8 @@ from benchmarks.families.sides import (
 from configs.cnn import get_config
 from zoo import building
 from zoo import config as configs
+from zoo.families.cnn import cnn_table
 from zoo.losses import cross_entropy
-from zoo.pretrained import cnn_table
 from zoo.training.state import create_state
 
 

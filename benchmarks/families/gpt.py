@@ -23,8 +23,8 @@ from benchmarks.families.sides import (
 )
 from benchmarks.torch_peers import make_torchvision_importable
 from zoo.decoding import greedy
+from zoo.families.gpt import gpt_table
 from zoo.models import GPT
-from zoo.pretrained import gpt_table
 from zoo.training import jit
 
 VOCAB, HEAD_WIDTH = 65, 64

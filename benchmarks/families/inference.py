@@ -22,9 +22,9 @@ from benchmarks.families.sides import (
 )
 from benchmarks.torch_peers import make_torchvision_importable
 from zoo import flops
+from zoo.families import create_model, find
 from zoo.layers import fuse
-from zoo.models import create_model
-from zoo.pretrained.published import tables_of
+from zoo.pretrained import tables_of
 from zoo.training import jit
 
 BATCHES = 4
@@ -118,7 +118,8 @@ class Forward(Work):
         return dict(self._module().init(jax.random.key(0), image))
 
     def _table(self) -> Any:
-        (table,) = tables_of(self.model, self._module()).values()
+        params = jax.eval_shape(self._init)["params"]
+        (table,) = tables_of(find(self.model), self._module(), params).values()
         return table
 
     def _theirs(self) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.families.sides import (
     BATCHES,
@@ -36,12 +37,12 @@ from benchmarks.torch_peers import make_torchvision_importable
 from zoo import building
 from zoo import config as configs
 from zoo.layers.audio import mel_filters
-from zoo.pretrained.published import tables_of
-from zoo.pretrained.tables import Table
-from zoo.tasks.language_modelling import CARRY
-from zoo.training.partitioning import compile_step, make_mesh, put_batch, put_replicated
+from zoo.pretrained import tables_of
+from zoo.tasks.language_modelling.task import ROW_STATES
+from zoo.training.layout import Layout, compile_step, make_mesh
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import ema_decay
+from zoo.weights.tables import Table
 
 # Of a turn: 200 in the five turns of a comparison.
 STEPS = 40
@@ -91,32 +92,32 @@ class Loop(Work):
     @property
     def calls(self) -> int:
         """Steps of a turn: full batches only, which PyTorch's packed sequences need."""
-        parts = _parts(self.config, dropout=True)
-        full = parts.lengths.examples // parts.config.train.batch_size
+        _, parts = _parts(self.config, dropout=True)
+        full = parts.lengths.examples // parts.settings.batch_size
         return min(STEPS, full - WARM_UP)
 
     def prepare(self, folder: Path) -> None:
         """Writes batches and weights."""
-        parts = _parts(self.config, dropout=False)
+        config, parts = _parts(self.config, dropout=False)
         batches = made_batches(parts)
         chosen = [next(batches) for _ in range(BATCHES)]
         state = jax.jit(lambda: building.init_state(parts))()
-        write(folder, chosen, _variables(state), _table(parts))
+        write(folder, chosen, _variables(state), _table(config, parts))
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo, as its runner trains."""
-        parts = _parts(self.config, dropout=timed)
-        state = _read_state(parts, folder, dtype)
+        config, parts = _parts(self.config, dropout=timed)
+        state = _read_state(config, parts, folder, dtype)
         if not timed:
             return compiled(parts.train_step, state, read_batches(folder, dtype))
-        batches, mesh = made_batches(parts), make_mesh(1)
-        held: list[Any] = [put_replicated(state, mesh), None]
+        batches, layout = made_batches(parts), Layout(make_mesh(1))
+        held: list[Any] = [layout.put(state), None]
         shapes = building.train_shapes(parts)
-        step, _ = compile_step(parts.train_step, held[0], shapes, mesh, donate=True)
+        step, _ = compile_step(parts.train_step, held[0], shapes, layout, returns_state=True)
 
         def update(index: int) -> float:
-            held[0], sums = step(held[0], put_batch(next(batches), mesh))
-            # One step computes while the next batch is made, as in ``zoo.training.loop.fit``.
+            held[0], sums = step(held[0], layout.put_batch(next(batches)))
+            # One step computes while the next batch is made, as in ``zoo.training.loop.train``.
             jax.block_until_ready(held[1])
             held[1] = sums
             return 0.0  # to fetch the loss would be to wait for the step
@@ -125,10 +126,10 @@ class Loop(Work):
 
     def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
         """PyTorch's own layers, losses and optimizers."""
-        parts = _parts(self.config, dropout=timed)
-        model, loss_fn = TORCH[_family(self.config)](parts.config)
+        config, parts = _parts(self.config, dropout=timed)
+        model, loss_fn = TORCH[_family(self.config)](config)
         model = torch_model(model, folder, dtype, setting).train()
-        update = torch_update(parts, model, loss_fn)
+        update = torch_update(config, parts, model, loss_fn)
         if timed:
             batches = made_batches(parts)
             return lambda index: update(index, torch_batch(next(batches), setting))
@@ -161,7 +162,7 @@ class Data(Work):
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The pipeline alone."""
-        parts = _parts(self.config, dropout=True)
+        _, parts = _parts(self.config, dropout=True)
         # A pipeline may be done with a whole run within a turn.
         endless = dataclasses.replace(parts.lengths, steps=sys.maxsize)
         batches = made_batches(dataclasses.replace(parts, lengths=endless))
@@ -174,7 +175,7 @@ class Data(Work):
 
     def step(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """Our step on batches that are there."""
-        parts = _parts(self.config, dropout=True)
+        _, parts = _parts(self.config, dropout=True)
         batches = made_batches(parts)
         state = jax.jit(lambda: building.init_state(parts))()
         return compiled(parts.train_step, state, [next(batches) for _ in range(4)])
@@ -193,7 +194,10 @@ def made_batches(parts: building.Parts) -> Iterator[dict[str, np.ndarray]]:
 
 
 def torch_update(
-    parts: building.Parts, model: Any, loss_fn: Callable[[Any, dict[str, Any]], Any]
+    config: ConfigDict,
+    parts: building.Parts,
+    model: Any,
+    loss_fn: Callable[[Any, dict[str, Any]], Any],
 ) -> Callable[[int, dict[str, Any]], float]:
     """Returns PyTorch's update of a config: loss by the number of the step and the batch.
 
@@ -202,14 +206,15 @@ def torch_update(
     import torch
     from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-    given = parts.config.optimizer
+    given, learning_rate = config.optimizer, parts.learning_rate
+    assert learning_rate is not None
     parameters = list(model.parameters())
-    optimizer = _torch_optimizer(parts, model)
+    optimizer = _torch_optimizer(config, parts, model)
     # As numbers, made before: PyTorch's own schedulers would compute no more than these.
     # Of the state's own type, on which the exactness of a rate depends.
     steps = jnp.arange(parts.lengths.steps, dtype=jnp.int32)
-    rates = jax.jit(jax.vmap(parts.learning_rate))(steps).tolist()
-    decay = parts.config.train.ema_decay
+    rates = jax.jit(jax.vmap(learning_rate))(steps).tolist()
+    decay = parts.settings.ema_decay
     decays = jax.jit(jax.vmap(lambda step: ema_decay(step, decay)))(steps).tolist()
     average = [parameter.detach().clone() for parameter in parameters] if decay else []
 
@@ -232,12 +237,12 @@ def torch_update(
     return update
 
 
-def _torch_optimizer(parts: building.Parts, model: Any) -> Any:
+def _torch_optimizer(config: ConfigDict, parts: building.Parts, model: Any) -> Any:
     """The config's optimizer, in one fused kernel."""
     import torch
 
-    given = parts.config.optimizer
-    ours = {entry.reference: entry.ours for entry in _table(parts)}
+    given = config.optimizer
+    ours = {entry.reference: entry.ours for entry in _table(config, parts)}
     decayed: list[Any] = []
     free: list[Any] = []
     for name, parameter in model.named_parameters():
@@ -265,17 +270,20 @@ def _named(config: str) -> Any:
     return importlib.import_module(f"configs.{name}").get_config(variant)
 
 
-def _parts(config: str, *, dropout: bool) -> building.Parts:
+def _parts(config: str, *, dropout: bool) -> tuple[ConfigDict, building.Parts]:
+    """The config with what its data say, and the parts that it names."""
     made = _named(config)
     if not dropout and "dropout_rate" in made.model:
         made.model.dropout_rate = 0.0
-    return building.build(*building.with_data(configs.check(made)))
+    filled, dataset = building.with_data(configs.check(made))
+    return filled, building.build(filled, dataset)
 
 
-def _table(parts: building.Parts) -> Table:
-    tables = tables_of(parts.config.model.name, parts.task.model)
+def _table(config: ConfigDict, parts: building.Parts) -> Table:
+    params = jax.eval_shape(lambda: building.init_state(parts)).params
+    tables = tables_of(building.family_of(config), parts.task.model, params)
     table = next(iter(tables.values()))
-    if parts.config.model.get("use_bias", True):
+    if config.model.get("use_bias", True):
         return table
     # The linear layer after attention has a bias in any case.
     return [e for e in table if not e.ours.endswith("/bias") or e.ours.endswith("out/bias")]
@@ -283,17 +291,18 @@ def _table(parts: building.Parts) -> Table:
 
 def _variables(state: TrainState) -> dict[str, Any]:
     """The model's own: what a task keeps beside them is not among the weights."""
-    collections = {name: v for name, v in state.model_state.items() if name != CARRY}
+    collections = {name: v for name, v in state.model_state.items() if name != ROW_STATES}
     return {"params": state.params, **collections}
 
 
-def _read_state(parts: building.Parts, folder: Path, dtype: str) -> TrainState:
+def _read_state(config: ConfigDict, parts: building.Parts, folder: Path, dtype: str) -> TrainState:
     like = jax.eval_shape(lambda: building.init_state(parts))
-    variables = read_variables(folder, _table(parts), _variables(like), dtype)
-    if CARRY in like.model_state:
+    variables = read_variables(folder, _table(config, parts), _variables(like), dtype)
+    if ROW_STATES in like.model_state:
         state = jax.jit(lambda: building.init_state(parts))()
-        variables[CARRY] = jax.tree.map(lambda x: cast(x, dtype), state.model_state[CARRY])
-    ema = parts.config.train.ema_decay > 0
+        row_states = state.model_state[ROW_STATES]
+        variables[ROW_STATES] = jax.tree.map(lambda x: cast(x, dtype), row_states)
+    ema = parts.settings.ema_decay > 0
     return create_state(variables, parts.optimizer, jax.random.key(0), ema=ema)
 
 

@@ -18,9 +18,9 @@ from benchmarks.families.sides import (
     torch_step,
     write,
 )
+from zoo.families.rnn import rnn_table
 from zoo.losses import cross_entropy
 from zoo.models import RNN
-from zoo.pretrained import rnn_table
 
 VOCAB = 65
 

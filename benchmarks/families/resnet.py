@@ -23,9 +23,9 @@ from benchmarks.families.sides import (
 )
 from benchmarks.torch_peers import make_torchvision_importable
 from zoo import flops
+from zoo.families import create_model
+from zoo.families.resnet import resnet_table
 from zoo.losses import cross_entropy
-from zoo.models import create_model
-from zoo.pretrained.published import tables_of
 from zoo.tasks.classification import Classification
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
@@ -133,7 +133,8 @@ class ResNetStep(Work):
         return self._task().init(jax.random.key(0), {"image": image})
 
     def _table(self) -> Any:
-        return tables_of("resnet18", self._task().model)["torchvision"]
+        model: Any = self._task().model
+        return resnet_table(model.stages, bottleneck=model.bottleneck)
 
 
 def small_resnet18() -> Any:

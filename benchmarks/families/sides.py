@@ -8,11 +8,10 @@ import jax
 import numpy as np
 import optax
 
-from zoo.pretrained import variables_from_reference, variables_to_reference
-from zoo.pretrained.tables import Table
-from zoo.training.partitioning import compile_step, make_mesh, put_batch, put_replicated
+from zoo.training.layout import Layout, compile_step, make_mesh
 from zoo.training.state import create_state
 from zoo.training.step import make_train_step
+from zoo.weights.tables import Table, variables_from_reference, variables_to_reference
 
 # Makes the update or the call with this number; returns the loss, or what else must agree.
 Call = Callable[[int], float]
@@ -152,12 +151,12 @@ def compiled(
 
     ``stock``: by ``jax.jit`` alone, without what the zoo tells the compiler.
     """
-    mesh = make_mesh(1)
-    batches = [put_batch(batch, mesh) for batch in host_batches]
-    held = [put_replicated(state, mesh)]
+    layout = Layout(make_mesh(1))
+    batches = [layout.put_batch(batch) for batch in host_batches]
+    held = [layout.put(state)]
     step: Callable = jax.jit(train_step, donate_argnums=0)
     if not stock:
-        step, _ = compile_step(train_step, held[0], batches[0], mesh, donate=True)
+        step, _ = compile_step(train_step, held[0], batches[0], layout, returns_state=True)
 
     def update(index: int) -> float:
         held[0], sums = step(held[0], batches[index % len(batches)])

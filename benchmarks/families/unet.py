@@ -23,9 +23,9 @@ from benchmarks.families.sides import (
 )
 from benchmarks.torch_peers import make_torchvision_importable
 from zoo.diffusion import make_noise_schedule, sample
+from zoo.families.unet import unet_table
 from zoo.losses import mean_squared_error
 from zoo.models import UNet
-from zoo.pretrained import unet_table
 from zoo.training import jit
 
 FEATURES, ATTENTION, LAYERS = (32, 64, 96), (False, True, True), 1

@@ -1,6 +1,6 @@
 """Models of sequences in PyTorch, of its own layers: what ours are compared with and timed beside.
 
-Their names for weights are those of ``zoo.pretrained``'s tables.
+Their names for weights are those of the tables in ``zoo.families``.
 """
 
 from typing import Any

@@ -23,7 +23,7 @@ def test_a_cell_may_have_line_breaks_and_lines_are_still_counted(tmp_path):
     file.write_text('text\n"a\nb"\nc\n')
     assert read_columns(file, ("text",)) == [(2, {"text": "a\nb"}), (4, {"text": "c"})]
     file.write_text('text,n\n"a\nb",1\nc\n')
-    with pytest.raises(DataError, match="line 4 has 1 columns, the header 2"):
+    with pytest.raises(DataError, match="line 4 has 1 columns, the header has 2"):
         read_columns(file, ("text",))
 
 
@@ -33,7 +33,7 @@ def test_a_cell_may_have_line_breaks_and_lines_are_still_counted(tmp_path):
         ("a.txt", b"a,b", ["must end in .csv, .tsv or .jsonl"]),
         ("a.csv", b"", ["is empty"]),
         ("a.csv", b"text\n", ["is empty"]),
-        ("a.csv", b'text\n"open\n', ["line 2", "is no .csv"]),
+        ("a.csv", b'text\n"open\n', ["line 2", "is not valid .csv"]),
         ("a.csv", b"txt\nb\n", ["line 2", "'text'", "Did you mean 'txt'"]),
         ("a.tsv", b"text\tb\na\n", ["line 2", "1 columns"]),
         ("a.tsv", b"text\nna\xefve\n", ["byte 7 is 0xef"]),
@@ -47,3 +47,13 @@ def test_a_wrong_file_is_named(tmp_path, name, content, words):
     with pytest.raises(DataError) as refusal:
         read_columns(tmp_path / name, ("text",))
     assert all(word in str(refusal.value) for word in words), str(refusal.value)
+
+
+def test_a_missing_column_names_its_field_and_that_a_header_may_be_missing(tmp_path):
+    (tmp_path / "a.tsv").write_text("word\tthe sound\nother\tsound\n")
+    with pytest.raises(DataError) as refusal:
+        read_columns(tmp_path / "a.tsv", ("source", "target"), ("source_column", "target_column"))
+    text = str(refusal.value)
+    assert "no text in the column 'source' (data.source_column)" in text
+    assert "Known: the sound, word." in text
+    assert "The first line is read as the header: if it is data, write one above it." in text

@@ -9,8 +9,9 @@ from PIL import Image
 
 import zoo
 import zoo.inference
-from zoo import cli, commands, data
+from zoo import cli, commands
 from zoo.data import folders
+from zoo.data.images import load_images
 from zoo.errors import UserError
 
 
@@ -61,7 +62,7 @@ def test_splits_of_its_own_stay(tmp_path):
 
 def test_the_data_set_is_read_by_name_and_path(tmp_path):
     fields = {"name": "image_folder", "path": str(fill(tmp_path)), "transform": "cifar"}
-    dataset = data.load("classification", fields | {"image_size": 8})
+    dataset = load_images(**(fields | {"image_size": 8}))
     assert dataset.vocabularies["classes"].symbols == ("cat", "dog")
     assert dataset.model_fields == {"num_classes": 2}
     example = dataset.transform(True)(dataset.open("train")[0], np.random.default_rng(0))
@@ -74,7 +75,10 @@ def test_the_data_set_is_read_by_name_and_path(tmp_path):
         (lambda path: None, "there is no such folder"),
         (lambda path: fill(path, classes=("cat",)), "has 1 folders"),
         (lambda path: fill(path, count=2), "too few to keep some back"),
-        (lambda path: (path / "train" / "a").mkdir(parents=True), "there must be 'test'"),
+        (
+            lambda path: (path / "train" / "a").mkdir(parents=True),
+            "there must be 'train' and 'test'",
+        ),
         (lambda path: [fill(path / split) for split in ("train", "val")], "call it 'validation'"),
         (
             lambda path: [fill(path / "train"), fill(path / "test", classes=("cat", "cow"))],
@@ -123,7 +127,7 @@ def test_broken_and_enormous_images_are_named(tmp_path):
     with pytest.raises(UserError, match=r"cut\.jpg is broken or cut off"):
         folders.read_image(cut)
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(UserError, match=r"text\.png is no image"):
+    with pytest.raises(UserError, match=r"text\.png cannot be read as an image"):
         folders.read_image(tmp_path / "text.png")
     with pytest.raises(UserError, match="there is no such file"):
         folders.read_image(tmp_path / "absent.png")
@@ -153,7 +157,7 @@ def test_npz_files_are_read(tmp_path):
     [
         ({"x_train": np.zeros((2, 3, 3), np.uint8)}, "it must have x_train, y_train"),
         ({"x": np.zeros((30, 3, 3)), "y": np.zeros(30, int)}, "float64"),
-        ({"x": np.zeros((30, 3, 3), np.uint8), "y": np.zeros(30)}, "one whole number"),
+        ({"x": np.zeros((30, 3, 3), np.uint8), "y": np.zeros(30)}, "one integer for each"),
         ({"x": np.zeros((30, 3, 3), np.uint8), "y": np.zeros(30, int) - 1}, "labels begin with 0"),
         ({"x": np.zeros((30, 3, 3, 4), np.uint8), "y": np.zeros(30, int)}, "4 channels"),
     ],
@@ -192,4 +196,4 @@ def test_a_run_on_a_folder_is_asked_about_files(tmp_path, capsys):
         found = [row["output"][name] for name in loaded.labels]
         np.testing.assert_allclose(found, expected, atol=1e-5)
     with pytest.raises(UserError, match=r"absent\.png: there is no such file"):
-        zoo.inference.predict_classes(loaded, [files[0], "absent.png"])
+        zoo.tasks.classification.predict(loaded, [files[0], "absent.png"])

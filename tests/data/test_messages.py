@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from zoo import data
 from zoo.data import DataError
-from zoo.data.messages import encode_message
+from zoo.data.messages import encode_message, load_messages
 
 
 def load(**fields):
-    return data.load("text_classification", {"name": "sms_spam", **fields})
+    return load_messages(**{"name": "sms_spam", **fields})
 
 
 def test_the_shipped_messages_are_divided_with_their_classes():
@@ -50,7 +49,7 @@ def test_messages_of_ones_own(tmp_path):
     assert sum(dataset.sizes.values()) == 200
     assert dataset.model_fields["num_classes"] == 2
     file.write_text("body,kind\nhello,\n")
-    with pytest.raises(DataError, match="line 2: nothing in the column 'kind'"):
+    with pytest.raises(DataError, match="line 2: the column 'kind' is empty"):
         load(name="messages", path=str(file), text_column="body", label_column="kind")
     with pytest.raises(DataError, match="needs data.path"):
         load(name="messages")

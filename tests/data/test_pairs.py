@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 
-from zoo import data
 from zoo.data import DataError
-from zoo.data.pairs import BEGIN, END, encode_source, read_cmudict
+from zoo.data.pairs import BEGIN, END, encode_source, load_pairs, read_cmudict
 
 
 def load(**fields):
-    return data.load("sequence_to_sequence", {"name": "cmudict", **fields})
+    return load_pairs(**{"name": "cmudict", **fields})
 
 
 def test_the_dictionary_is_read_with_all_pronunciations():

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from zoo import data
 from zoo.data import DataError, scenes
+from zoo.data.images import load_images
+from zoo.data.scenes import load_scenes
 
 
 def facts(example):
@@ -32,7 +33,7 @@ def test_held_out_pairs_are_never_trained_on_and_leave_none_unseen():
 
 
 def test_the_judges_scenes_show_every_pair_and_are_labelled_by_digit():
-    dataset = data.load("classification", {"name": "digit_scenes", "transform": "seed"})
+    dataset = load_images(name="digit_scenes", transform="seed")
     assert dataset.vocabularies["classes"].symbols[7] == "seven"
     source, transform = dataset.open("train"), dataset.transform(True)
     pairs = set()
@@ -45,7 +46,7 @@ def test_the_judges_scenes_show_every_pair_and_are_labelled_by_digit():
         assert example["label"] == digit
     assert len(pairs) == 60
     with pytest.raises(DataError, match=r"data\.path='x'.*no meaning"):
-        data.load("classification", {"name": "digit_scenes", "path": "x"})
+        load_images(name="digit_scenes", path="x")
 
 
 def test_colour_and_place_can_be_read_off_the_pixels():
@@ -89,4 +90,4 @@ def test_words_that_training_never_showed_are_named():
     with pytest.raises(DataError, match="13 words"):
         scenes.encode_caption("red " * 13, scenes.words())
     with pytest.raises(DataError, match="Did you mean 'digit_scenes'"):
-        data.load("diffusion", {"name": "digit_scene"})
+        load_scenes(name="digit_scene")

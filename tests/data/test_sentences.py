@@ -1,13 +1,21 @@
 import numpy as np
 import pytest
 
-from zoo import data
 from zoo.data import DataError
-from zoo.data.sentences import END, UNKNOWN, Sentences, divide, encode, spaced, words_of
+from zoo.data.sentences import (
+    END,
+    UNKNOWN,
+    Sentences,
+    divide,
+    encode,
+    load_language,
+    spaced,
+    words_of,
+)
 
 
 def load(**fields):
-    return data.load("language_modelling", {"name": "tatoeba_german", **fields})
+    return load_language(**{"name": "tatoeba_german", **fields})
 
 
 def test_no_sentence_is_in_two_parts():

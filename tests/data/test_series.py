@@ -3,15 +3,14 @@ import datetime
 import numpy as np
 import pytest
 
-from zoo import data
 from zoo.data import DataError
-from zoo.data.series import Windows, read_series
+from zoo.data.series import Windows, load_series, read_series
 
 HEADER = "date,value\n"
 
 
 def load(**fields):
-    return data.load("forecasting", {"name": "co2_weekly", **fields})
+    return load_series(**{"name": "co2_weekly", **fields})
 
 
 def series(text):
@@ -59,7 +58,7 @@ def test_no_test_value_is_seen_in_training():
         ("2020-01-01,1\n", "has 1 values"),
         ("2020-13-01,1\n", "line 2"),
         ("2020-01-01,x\n", "line 2"),
-        ("2020-01-01,inf\n", "line 2: inf is no number"),
+        ("2020-01-01,inf\n", "line 2: inf is not a number"),
         ("2020-01-01,1\n2020-01-01,2\n", "line 3: the date 2020-01-01 is not after"),
         ("2020-01-01,\n2020-01-02,\n2020-01-03,\n", "no value in 'value'"),
     ],

@@ -3,13 +3,12 @@ import wave
 import numpy as np
 import pytest
 
-from zoo import data
 from zoo.data import DataError
-from zoo.data.speech import decode_mu_law, encode_mu_law, read_spoken_digits, read_wav
+from zoo.data.speech import decode_mu_law, encode_mu_law, load_speech, read_spoken_digits, read_wav
 
 
 def load(**fields):
-    return data.load("transcription", {"name": "spoken_digits", **fields})
+    return load_speech(**{"name": "spoken_digits", **fields})
 
 
 def write_wav(path, samples, *, rate=8000, width=2, channels=1):
@@ -107,7 +106,7 @@ def test_what_is_no_wav_is_named(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         read_wav(file)
     file.write_bytes(b"RIFF but not")
-    with pytest.raises(DataError, match="is no WAV file"):
+    with pytest.raises(DataError, match="is not a WAV file"):
         read_wav(file)
     with pytest.raises(DataError, match="needs data.path"):
         load(name="wav_folder")

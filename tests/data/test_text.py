@@ -5,11 +5,12 @@ import pytest
 
 from zoo import data
 from zoo.data import DataError, Vocabulary, vocabularies_from_json, vocabularies_to_json
+from zoo.data.sentences import load_language
 from zoo.data.text import Windows
 
 
 def load(**fields):
-    return data.load("language_modelling", {"name": "tiny_shakespeare", **fields})
+    return load_language(**{"name": "tiny_shakespeare", **fields})
 
 
 def test_splits_are_tfds_splits():

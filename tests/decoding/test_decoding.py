@@ -10,8 +10,9 @@ import pytest
 
 from zoo.decoding import beam_search, choose, filter_logits, greedy, sample, stream
 from zoo.errors import UserError
+from zoo.families.gpt import gpt_table
 from zoo.models import GPT
-from zoo.pretrained import from_reference, gpt_table
+from zoo.weights.tables import from_reference
 
 CONFIG = {"vocab_size": 37, "context": 32, "num_layers": 2, "num_heads": 2, "features": 16}
 

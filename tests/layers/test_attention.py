@@ -10,8 +10,8 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.transformer import attention_table
 from zoo.layers import MultiHeadAttention, attention, dot_product_attention
-from zoo.pretrained.transformer import attention_table
 
 
 def normal(*shape, seed=0):
@@ -171,11 +171,11 @@ def test_a_full_cache_is_refused_and_in_compiled_code_gives_nan():
     module, x = MultiHeadAttention(2), jnp.asarray(normal(1, 3, 4))
     variables = module.init(jax.random.key(0), x)
     empty = attention.empty_cache(1, 3, 2, 2)
-    with pytest.raises(UserError, match="room for 2 tokens and has 0: 3 more"):
+    with pytest.raises(UserError, match="room for 2 tokens and holds 0: 3 more"):
         module.apply(variables, x, cache=attention.empty_cache(1, 2, 2, 2))
     y, full = module.apply(variables, x, cache=empty)
     assert np.isfinite(y).all()
-    with pytest.raises(UserError, match="room for 3 tokens and has 3: 1 more"):
+    with pytest.raises(UserError, match="room for 3 tokens and holds 3: 1 more"):
         module.apply(variables, x[:, :1], cache=full)
     compiled = jax.jit(lambda x, cache: module.apply(variables, x, cache=cache)[0])
     assert np.isfinite(compiled(x, empty)).all()

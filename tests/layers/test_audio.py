@@ -41,5 +41,5 @@ def test_what_does_not_fit_is_refused():
         mel_filters(20, 256, 8000, high=5000.0)
     with pytest.raises(UserError, match="hold no bin"):
         mel_filters(80, 64, 8000)
-    with pytest.raises(UserError, match="255 samples are less than a window of 256"):
+    with pytest.raises(UserError, match="255 samples are fewer than a window of 256"):
         log_mel(np.zeros((1, 255)), mel_filters(20, 256, 8000), hop=80)

@@ -59,6 +59,14 @@ def test_integers_are_computed_in_the_parameters_type():
     np.testing.assert_array_equal(output, conv.apply(variables, x.astype(np.float32)))
 
 
+def test_numpys_numbers_and_lists_are_numbers_and_pairs():
+    x = np.random.default_rng(0).normal(size=(1, 7, 6, 2)).astype(np.float32)
+    plain = Conv(3, (3, 2), strides=(2, 1), padding=1)
+    other = Conv(3, [3, 2], strides=np.array([2, 1]).tolist(), padding=np.int64(1))
+    expected, variables = plain.init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(other.apply(variables, x), expected)
+
+
 @pytest.mark.parametrize(
     ("conv", "shape", "words"),
     [
@@ -67,6 +75,18 @@ def test_integers_are_computed_in_the_parameters_type():
         (Conv(5, groups=2), (1, 5, 5, 4), ["groups=2", "features=5"]),
         (Conv(4, 5, padding=1), (1, 9, 2, 3), ["5", "2"]),
         (Conv(4, 3, dilation=3), (1, 6, 9, 3), ["dilation", "6"]),
+        (Conv(4, padding="SAME"), (1, 5, 5, 3), ["Conv: padding='SAME'", "give size // 2"]),
+        (Conv(4, padding=((1, 1), (1, 1))), (1, 5, 5, 3), ["padding=((1, 1), (1, 1))", "integer"]),
+        (Conv(4, padding=-1), (1, 5, 5, 3), ["padding=-1", "at least 0"]),
+        (Conv(4, padding=True), (1, 5, 5, 3), ["padding=True", "integer"]),
+        (Conv(4, kernel_size=3.0), (1, 5, 5, 3), ["kernel_size=3.0", "integer"]),
+        (Conv(4, kernel_size=(3, 3, 3)), (1, 5, 5, 3), ["kernel_size=(3, 3, 3)", "two of them"]),
+        (Conv(4, kernel_size=None), (1, 5, 5, 3), ["kernel_size=None", "integer"]),
+        (Conv(4, strides=0), (1, 5, 5, 3), ["strides=0", "at least 1"]),
+        (Conv(4, strides=(1, 2.5)), (1, 5, 5, 3), ["strides=(1, 2.5)", "(height, width)"]),
+        (Conv(4, dilation="2"), (1, 5, 5, 3), ["dilation='2'", "integer"]),
+        (Conv(4, groups=0), (1, 5, 5, 3), ["groups=0", "at least 1"]),
+        (Conv(4, groups="1"), (1, 5, 5, 3), ["groups='1'", "integer"]),
     ],
 )
 def test_what_does_not_fit_is_refused(conv, shape, words):

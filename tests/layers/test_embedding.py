@@ -7,7 +7,7 @@ import pytest
 
 from zoo.errors import UserError
 from zoo.layers import Embed
-from zoo.pretrained.tables import Entry
+from zoo.weights.tables import Entry
 
 TABLE = [Entry("weight", "embedding")]
 
@@ -39,11 +39,32 @@ def test_it_begins_normal_with_the_given_deviation(std):
     assert abs(values.mean()) < 0.05 * std
 
 
-def test_an_unknown_token_is_nan_not_another_ones_vector():
-    embed, tokens = Embed(7, 4), jnp.array([6, 7])
-    vectors = embed.apply(embed.init(jax.random.key(0), tokens), tokens)
+def test_compiled_an_unknown_token_is_nan_not_another_ones_vector():
+    embed, tokens = Embed(7, 4), jnp.array([6, 7, 0, -1])
+    vectors = jax.jit(embed.apply)(embed.init(jax.random.key(0), tokens[:1]), tokens)
     assert np.isfinite(vectors[0]).all()
     assert np.isnan(vectors[1]).all()
+    assert np.isfinite(vectors[2]).all()
+    assert np.isnan(vectors[3]).all()
+
+
+@pytest.mark.parametrize("token", [-1, 7, 2**31 - 1])
+@pytest.mark.parametrize("array", [np.array, jnp.array])
+def test_a_known_token_out_of_range_is_refused(token, array):
+    embed, tokens = Embed(7, 4), array([[0, 6], [token, 1]], np.int32)
+    variables = embed.init(jax.random.key(0), jnp.zeros(1, jnp.int32))
+    words = rf"Embed: the token {token} is out of range: with vocab_size=7, .* from 0 to 6\."
+    with pytest.raises(UserError, match=words):
+        embed.apply(variables, tokens)
+    # Known although the rest is traced.
+    with pytest.raises(UserError, match=words):
+        jax.jit(lambda variables: embed.apply(variables, tokens))(variables)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_no_tokens_have_no_vectors(shape):
+    embed, tokens = Embed(7, 4), jnp.zeros(shape, jnp.int32)
+    assert embed.init_with_output(jax.random.key(0), tokens)[0].shape == (*shape, 4)
 
 
 def test_tokens_must_be_integers():

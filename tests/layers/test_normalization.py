@@ -7,7 +7,7 @@ import pytest
 
 from zoo.errors import UserError
 from zoo.layers import GroupNorm, LayerNorm
-from zoo.pretrained.tables import Entry
+from zoo.weights.tables import Entry
 
 TABLE = [Entry("weight", "scale"), Entry("bias", "bias")]
 

@@ -5,7 +5,7 @@ import peers
 import pytest
 
 from zoo.errors import UserError
-from zoo.layers import max_pool
+from zoo.layers import adaptive_mean_pool, max_pool, mean_pool
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,22 @@ def test_what_does_not_fit_is_refused(shape):
 def test_windows_of_nothing_but_padding_are_refused():
     with pytest.raises(UserError, match=r"padding \(0, 2\).*window \(3, 2\)"):
         max_pool(jnp.zeros((1, 4, 4, 3)), (3, 2), padding=(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        (lambda x: max_pool(x, 2, padding="SAME"), ["max_pool: padding='SAME'", "size // 2"]),
+        (lambda x: max_pool(x, 2, padding=-1), ["max_pool: padding=-1", "at least 0"]),
+        (lambda x: max_pool(x, 0), ["max_pool: window=0", "at least 1"]),
+        (lambda x: max_pool(x, 2.0), ["max_pool: window=2.0", "integer"]),
+        (lambda x: max_pool(x, (2, 2, 1)), ["max_pool: window=(2, 2, 1)", "(height, width)"]),
+        (lambda x: max_pool(x, 2, strides="2"), ["max_pool: strides='2'", "integer"]),
+        (lambda x: mean_pool(x, None), ["mean_pool: window=None", "integer"]),
+        (lambda x: adaptive_mean_pool(x, (0, 1)), ["adaptive_mean_pool: size=(0, 1)", "least 1"]),
+    ],
+)
+def test_arguments_that_are_no_numbers_are_refused(pool, words):
+    with pytest.raises(UserError) as refusal:
+        pool(jnp.zeros((1, 4, 4, 3)))
+    assert all(word in str(refusal.value) for word in words), str(refusal.value)

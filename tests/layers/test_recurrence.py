@@ -9,8 +9,9 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.rnn import recurrent_table
 from zoo.layers import Recurrent, recurrence
-from zoo.pretrained import from_reference, recurrent_table, to_reference
+from zoo.weights.tables import from_reference, to_reference
 
 every_cell = pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
 
@@ -70,12 +71,12 @@ def test_it_computes_what_pytorch_does(cell, option, num_layers, batch, time):
     states = [normal(layers, batch, width, seed=1 + i) for i, width in enumerate(widths)]
 
     def ours(apply, x, *states):
-        carry = (
+        before = (
             tuple(tuple(array[layer] for array in states) for layer in range(layers))
             if states
             else None
         )
-        outputs, final = apply(x, carry)
+        outputs, final = apply(x, before)
         return jnp.concatenate(
             [outputs.reshape(-1), *(array.reshape(-1) for layer in final for array in layer)]
         )
@@ -153,8 +154,8 @@ def test_no_gradient_reaches_padding(cell, bidirectional):
     variables = module.init(jax.random.key(0), x)
 
     def total(x):
-        outputs, carry = module.apply(variables, x, lengths=lengths)
-        return outputs.sum() + sum(leaf.sum() for leaf in jax.tree.leaves(carry))
+        outputs, states = module.apply(variables, x, lengths=lengths)
+        return outputs.sum() + sum(leaf.sum() for leaf in jax.tree.leaves(states))
 
     reached = np.abs(jax.grad(total)(x)).sum(axis=-1) > 0
     counts = np.arange(6) < np.array([[4], [1]])

@@ -10,8 +10,8 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.cnn import cnn_table
 from zoo.models import CNN
-from zoo.pretrained import cnn_table
 
 SMALL = {"num_classes": 5, "features": (4, 6, 8), "hidden_features": 16}
 

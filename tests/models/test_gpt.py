@@ -8,8 +8,9 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.gpt import gpt_table
 from zoo.models import GPT
-from zoo.pretrained import gpt_table, to_reference
+from zoo.weights.tables import to_reference
 
 SMALL = GPT(vocab_size=23, context=12, num_layers=2, num_heads=2, features=8)
 

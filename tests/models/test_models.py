@@ -1,5 +1,7 @@
 """What holds for every model; a new one joins with a line in ``SMALL``."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,19 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import zoo
 from zoo import config
+from zoo.catalog import catalog
 from zoo.errors import UserError
-from zoo.models import MODELS, create_model, defaults, list_models
+from zoo.families import FAMILIES, by_name, create_model, find, list_models
+
+
+def defaults(name):
+    """The attributes of a model's linen module with their values, read from the module itself."""
+    module = create_model(name)
+    return {
+        field.name: getattr(module, field.name)
+        for field in dataclasses.fields(module)
+        if field.name not in ("name", "parent")
+    }
 
 
 def normal(seed, *shape):
@@ -116,15 +129,16 @@ SMALL = {
 every_model = pytest.mark.parametrize("name", list_models())
 # Those that are no other's twin when they are small, as ResNet-34 is ResNet-18's; the large
 # MobileNet has the small one's blocks, and takes minutes.
-every_small_model = pytest.mark.parametrize(
-    "name",
-    list(
-        {
-            repr(create_model(name, **SMALL[name][0])): name
-            for name in reversed(list_models())
-            if name != "mobilenet_v3_large"
-        }.values()
-    )[::-1],
+small_models = list(
+    {
+        repr(create_model(name, **SMALL[name][0])): name
+        for name in reversed(list_models())
+        if name != "mobilenet_v3_large"
+    }.values()
+)[::-1]
+every_small_model = pytest.mark.parametrize("name", small_models)
+every_vision_model = pytest.mark.parametrize(
+    "name", [name for name in small_models if "channels" in defaults(name)]
 )
 
 
@@ -255,26 +269,123 @@ def test_it_learns_a_tiny_batch_by_heart(name):
     assert losses[-1] < 0.5 * min(losses[0], jnp.square(target - target.mean()).mean())
 
 
+@pytest.mark.parametrize("wrong", ["channels first", "one channel", "integers", "one image"])
+@every_vision_model
+def test_images_that_it_cannot_read_are_refused_with_the_fix(name, wrong):
+    model, inputs = create_model(name, **SMALL[name][0]), SMALL[name][1]
+    image, *others = inputs(2)
+    made, words = {
+        "channels first": (jnp.moveaxis(image, -1, 1), "use jnp.moveaxis(images, 1, -1)"),
+        "one channel": (image[..., :1], "reads channels=3. Make it with channels=1"),
+        "integers": (image.astype(jnp.uint8), "uint8, they must be floating-point numbers"),
+        "one image": (image[0], "must be [batch, height, width, channels]"),
+    }[wrong]
+    with pytest.raises(UserError) as refusal:
+        jax.eval_shape(model.init, jax.random.key(0), made, *others)
+    text = str(refusal.value)
+    assert text.startswith(f"{type(model).__name__}: the images ")
+    assert words in text
+    assert wrong == "integers" or str(made.shape) in text
+
+
 @every_model
-def test_defaults_of_the_config_are_those_of_the_module(name):
-    assert defaults(name) == {path: field.default for path, field in config.MODELS[name].items()}
+def test_it_says_how_many_channels_it_reads_if_it_reads_images(name):
+    x, *_ = jax.eval_shape(lambda: SMALL[name][1](2))
+    assert ("channels" in defaults(name)) == (x.ndim == 4)
+
+
+@every_vision_model
+def test_it_reads_images_of_as_many_channels_as_it_is_told(name):
+    attributes, inputs = SMALL[name]
+    image, *others = inputs(2)
+    model = create_model(name, **attributes, channels=2)
+    made, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), image[..., :2], *others)
+    assert made.shape == (image[..., :2].shape if name == "text_to_image" else (2, 5))
+
+
+def config_of(name, **attributes):
+    """A config of a model and the first task that trains its kind."""
+    task = next(wing for wing in catalog().wings.values() if find(name).kind in wing.kinds)
+    made = config.base(name, task.name)
+    if "image_size" in made.model:
+        made.data.image_size = made.model.image_size
+    with made.ignore_type():
+        for attribute, value in attributes.items():
+            made.model[attribute] = value
+    return made
+
+
+def never_allowed(default):
+    """A value like a default that no attribute of any model may have."""
+    if isinstance(default, tuple):
+        return tuple(never_allowed(value) for value in default[:1])
+    return {bool: "yes", int: -1, float: -1.0, str: "nonsense"}[type(default)]
+
+
+def is_numeric(value):
+    if isinstance(value, tuple):
+        return all(map(is_numeric, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@every_model
+def test_fields_of_a_config_are_the_modules_attributes(name):
+    fields = find(name).fields(name)
+    assert {attribute: field.default for attribute, field in fields.items()} == defaults(name)
+    made = config_of(name).model.to_dict()
+    assert made == {"name": name} | defaults(name)
+
+
+@every_model
+def test_a_config_accepts_every_default(name):
+    assert config.check(config_of(name)).model.to_dict() == {"name": name} | defaults(name)
+
+
+@every_model
+def test_a_config_refuses_wrong_values_of_every_attribute_by_path_and_value(name):
+    for attribute, default in defaults(name).items():
+        wrong = never_allowed(default)
+        with pytest.raises(config.ConfigError) as refusal:
+            config.check(config_of(name, **{attribute: wrong}))
+        assert str(refusal.value).startswith(f"model.{attribute}={wrong!r} "), str(refusal.value)
+
+
+@every_model
+def test_every_attribute_that_is_a_number_has_a_rule(name):
+    fields = find(name).fields(name)
+    numbers = [attribute for attribute, value in defaults(name).items() if is_numeric(value)]
+    assert numbers
+    for attribute in numbers:
+        assert fields[attribute].rule.words, attribute
+        assert not fields[attribute].rule.allows(never_allowed(defaults(name)[attribute]))
 
 
 @every_model
 def test_every_choice_of_the_config_is_one_the_module_knows(name):
     attributes, inputs = SMALL[name]
-    for attribute, field in config.MODELS[name].items():
-        for choice in field.choices:
+    for attribute, field in find(name).fields(name).items():
+        for choice in field.rule.choices:
             model = create_model(name, **attributes | {attribute: choice})
             jax.eval_shape(model.init, jax.random.key(0), *inputs(1))
 
 
+@pytest.mark.parametrize("kind", sorted({family.kind for family in FAMILIES}))
+def test_a_task_trains_every_kind(kind):
+    assert any(kind in wing.kinds for wing in catalog().wings.values())
+
+
 def test_models_are_listed_and_made_by_name():
-    assert zoo.list_models() == sorted(MODELS) == sorted(SMALL)
+    assert zoo.list_models() == sorted(by_name()) == sorted(SMALL)
     assert list_models("cn*") == ["cnn"]
     assert list_models("resnet*")[0] == "resnet101"
     assert list_models("x*") == []
     assert zoo.create_model("cnn", num_classes=7).num_classes == 7
+
+
+def test_two_families_with_one_name_are_refused():
+    twice = dataclasses.replace(find("gpt"), sizes={"cnn": {}})
+    with pytest.raises(UserError, match="two families have a model 'cnn'"):
+        by_name((*FAMILIES, twice))
 
 
 @pytest.mark.parametrize(

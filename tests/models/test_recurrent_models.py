@@ -8,9 +8,9 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.rnn import rnn_table
 from zoo.layers.audio import mel_filters
 from zoo.models import Forecaster, SpeechRecognizer, TextClassifier
-from zoo.pretrained import rnn_table
 
 
 def test_speech_recognizer_computes_what_pytorch_does():

@@ -8,9 +8,9 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.rnn import rnn_table
 from zoo.models import RNN
 from zoo.models.rnn import gradient_by_distance
-from zoo.pretrained import rnn_table
 
 SMALL = {"vocab_size": 11, "embed_features": 5, "features": 6, "num_layers": 2}
 
@@ -74,5 +74,5 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match=r"\(4,\)"):
         model.init(jax.random.key(0), jnp.zeros(4, jnp.int32))
     variables = model.init(jax.random.key(0), tokens())
-    with pytest.raises(UserError, match="carry"):
+    with pytest.raises(UserError, match="the states .* must have the shapes"):
         model.apply(variables, tokens(), model.initial_cache(2, 9))

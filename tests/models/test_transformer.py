@@ -8,9 +8,9 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.transformer import transformer_table
 from zoo.models import Transformer
-from zoo.models.transformer import TokenEmbedding
-from zoo.pretrained import transformer_table
+from zoo.models.transformer_blocks import TokenEmbedding
 
 SMALL = {
     "source_vocab_size": 9, "target_vocab_size": 11, "features": 8, "num_heads": 2,

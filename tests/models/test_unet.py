@@ -8,9 +8,9 @@ import peers
 import pytest
 
 from zoo.errors import UserError
+from zoo.families.unet import unet_table
 from zoo.models import TextToImage, UNet
 from zoo.models.text_to_image import from_patches, to_patches
-from zoo.pretrained import unet_table
 
 
 def reference(features, attention, layers, scale_shift):
@@ -159,6 +159,8 @@ def test_an_empty_caption_is_one_like_others():
     ("attributes", "shape", "words"),
     [
         ({}, (1, 4, 6, 3), "multiples of 4"),
+        ({}, (1, 3, 4, 4), r"must be \[batch, height, width, channels\]"),
+        ({"channels": 2}, (1, 4, 4, 3), "channels=2. Make it with channels=3"),
         ({"attention": (True,)}, (1, 4, 4, 3), "as many entries"),
         ({"norm_groups": 3}, (1, 4, 4, 3), "num_groups=3"),
         ({"num_heads": 3}, (1, 4, 4, 3), "num_heads=3"),

@@ -9,6 +9,14 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from zoo.errors import UserError
+from zoo.families import create_model, find, list_models
+from zoo.families.convnext import convnext_table
+from zoo.families.densenet import densenet_table
+from zoo.families.mobilenet import efficientnet_table, mobilenet_table
+from zoo.families.resnet import resnet_table
+from zoo.families.squeezenet import squeezenet_table
+from zoo.families.vgg import vgg_table
+from zoo.families.vit import vit_table
 from zoo.models import (
     VGG,
     ConvNeXt,
@@ -18,23 +26,10 @@ from zoo.models import (
     ResNet,
     SqueezeNet,
     ViT,
-    create_model,
-    list_models,
 )
 from zoo.models import mobilenet as mobilenets
-from zoo.pretrained import (
-    convnext_table,
-    densenet_table,
-    efficientnet_table,
-    mobilenet_table,
-    resnet_table,
-    squeezenet_table,
-    variables_from_reference,
-    variables_to_reference,
-    vgg_table,
-    vit_table,
-)
-from zoo.pretrained.published import tables_of
+from zoo.pretrained import tables_of
+from zoo.weights.tables import variables_from_reference, variables_to_reference
 
 
 def images(rows=4, side=32):
@@ -274,10 +269,10 @@ def test_at_full_size_it_computes_what_torchvision_does_on_a_photograph(name):
     torch = peers.torch()
     theirs = getattr(references(), name)().eval()
     model = create_model(name)
-    table = tables_of(name, model)["torchvision"]
     state = {key: array.numpy() for key, array in theirs.state_dict().items()}
     image = images(1, 224)
     like = jax.eval_shape(model.init, jax.random.key(0), image)
+    table = tables_of(find(name), model, like["params"])["torchvision"]
     variables = variables_from_reference(state, table, like)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(image.transpose(0, 3, 1, 2).copy())).numpy()
@@ -294,6 +289,7 @@ def test_at_full_size_it_computes_what_torchvision_does_on_a_photograph(name):
         (SqueezeNet(), (1, 16, 17, 3), "not smaller than the window"),
         (VGG(stages=(1,)), (1, 32, 32, 3), "as many entries"),
         (ViT(), (1, 32, 32, 3), "image_size=224"),
+        (ResNet(), (2, 3, 224, 224), r"\(2, 3, 224, 224\).*moveaxis"),
         (ViT(image_size=20, num_layers=1), (1, 20, 20, 3), "patch_size=16 must divide"),
     ],
 )

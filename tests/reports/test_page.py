@@ -1,6 +1,10 @@
 """The report page: one file that says what the report says, in a real browser too."""
 
+import base64
+import dataclasses
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +17,8 @@ from PIL import Image
 
 from zoo import cli
 from zoo.reports.page import write_page
+from zoo.reports.sections import Curve, Figure, Gallery, Numbers, Run, Table
+from zoo.tasks import classification
 
 EVIL = "<script>document.title='hit'</script>&\"'"
 
@@ -24,13 +30,16 @@ def make_run(folder, name="cat"):
         "status": "finished", "platform": "cpu", "parameters": 1234, "steps": 20, "epochs": 1.5,
         "train_seconds": 3.2, "compile_seconds": 1.0, "examples_per_second": 10.0,
         "metrics": {"test": {"loss": 1.25, "accuracy": 0.5}}, "best": {"step": 10, "loss": 1.0},
+        "confusion_matrix": [[4]],
         "classification_report": {name: scores, "accuracy": 0.5, "macro avg": scores},
         "mistakes": [{"index": 3, "label": name, "predicted": "dog", "probability": 0.987}],
         "parameter_table": [["fc", "kernel (3, 4)", 12]],
         "environment": {"jax": "0.10", "processor": name},
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(report))
-    (folder / "config.json").write_text(json.dumps({"data": {"path": name}}))
+    (folder / "config.json").write_text(
+        json.dumps({"task": {"name": "classification"}, "data": {"path": name}})
+    )
     (folder / "metrics.jsonl").write_text('{"split": "validation", "step": 2, "loss": 1.0}\n')
     (folder / "mistakes").mkdir()
     wide = np.zeros((60, 1600, 3), np.uint8)
@@ -55,8 +64,16 @@ class Page(HTMLParser):
         self.texts.append(data.strip())
 
 
+def as_run(folder, name, *sections):
+    report = json.loads((folder / "report.json").read_text())
+    return Run(
+        name, folder, report, sections or tuple(classification.WING.sections(report, folder))
+    )
+
+
 def written(tmp_path, name="cat"):
-    write_page(tmp_path / "report.html", {name: make_run(tmp_path / "run", name)})
+    run = as_run(make_run(tmp_path / "run", name), name)
+    write_page(tmp_path / "report.html", [run])
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -156,3 +173,90 @@ def test_several_runs_are_side_by_side(tmp_path):
     begin = page.texts.index("Side by side")
     cells = [text for text in page.texts[begin + 1 :] if text]
     assert cells[:5] == ["cat", "cow", "test loss", "1.2500", "1.2500"]
+
+
+def test_sections_of_any_task_are_shown_in_their_order(tmp_path):
+    folder = make_run(tmp_path / "run")
+    sections = (
+        Table("Notes", ("what", "said"), (("one", "long text"), ("two", "")), prose=("said",)),
+        Numbers((("wells drilled", "7"),)),
+        Curve("Depth over time", "days", "metres", (1.0, 2.5, 4.0)),
+        Gallery("Cores", (("mistakes/0.png", "sand"), ("confusion_matrix.png", "clay"))),
+        Figure("Map", "mistakes/0.png", "pixels"),
+    )
+    write_page(tmp_path / "report.html", [as_run(folder, "wells", *sections)])
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    titles = ["wells drilled", "Curves", "Notes", "Depth over time", "Cores", "sand", "clay", "Map"]
+    shown = [found for found in page.texts if found in titles]
+    assert shown == titles
+    assert page.texts[page.texts.index("wells drilled") + 1] == "7"
+    # The curves, a curve of the page's own, two cores and the map.
+    assert len(page.addresses) == 5
+    pictures = [base64.b64decode(address.partition(",")[2]) for address in page.addresses]
+    assert pictures[0] == (folder / "curves.png").read_bytes()
+    assert pictures[4] == (folder / "mistakes" / "0.png").read_bytes()
+    assert np.asarray(Image.open(io.BytesIO(pictures[1]))).std() > 0
+    assert '<td class="text">long text</td>' in text
+    assert '<figure class="pixels">' in text
+
+
+def test_every_text_of_every_section_is_escaped(tmp_path):
+    folder = make_run(tmp_path / "run")
+    sections = (
+        Table(EVIL, (EVIL, "b"), ((EVIL, EVIL),), prose=(EVIL,)),
+        Numbers(((EVIL, EVIL),)),
+        Curve(EVIL, EVIL, EVIL, (1.0, 2.0)),
+        Gallery(EVIL, (("mistakes/0.png", EVIL), (f"mistakes/{EVIL}", EVIL))),
+        Figure(EVIL, "curves.png"),
+    )
+    runs = [as_run(folder, EVIL, *sections), as_run(make_run(tmp_path / "b"), EVIL + "2")]
+    write_page(
+        tmp_path / "report.html",
+        runs,
+        comparison={EVIL: [EVIL, EVIL]},
+        figures=[(EVIL, folder / "curves.png")],
+    )
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert EVIL in page.texts
+
+
+def test_a_picture_that_is_missing_is_named(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "confusion_matrix.png").unlink()
+    write_page(tmp_path / "report.html", [as_run(folder, "cat")])
+    page = Page((tmp_path / "report.html").read_text())
+    title = "Confusion matrix: rows are the true classes"
+    assert f"{title} (confusion_matrix.png is missing)" in page.texts
+    assert len(page.addresses) == 2
+
+
+def test_a_name_that_is_not_unicode_breaks_no_page(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    folder = make_run(tmp_path / name, name="cat")
+    write_page(tmp_path / "report.html", [as_run(folder, name, Numbers(((name, name),)))])
+    assert "caf?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_validation_at_the_end_stands_beside_the_test(tmp_path):
+    folder = make_run(tmp_path / "run")
+    run = as_run(folder, "cat")
+    metrics = {"test": {"loss": 1.25}, "validation": {"loss": 1.5, "perplexity": 123.456}}
+    write_page(
+        tmp_path / "report.html",
+        [dataclasses.replace(run, report=run.report | {"metrics": metrics})],
+    )
+    shown = Page((tmp_path / "report.html").read_text()).texts
+    assert shown[shown.index("test loss") + 1] == "1.2500"
+    assert shown[shown.index("validation loss") + 1] == "1.5000"
+    assert shown[shown.index("validation perplexity") + 1] == "123.46"
+
+
+def test_sections_that_cannot_be_shown_say_so():
+    with pytest.raises(ValueError, match="Figure.kind='wide' must be chart, pixels or plain"):
+        Figure("a", "a.png", "wide")
+    with pytest.raises(ValueError, match=r"Table 'a': \('x',\) needs 2 texts"):
+        Table("a", ("b", "c"), (("x",),))

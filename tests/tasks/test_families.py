@@ -1,5 +1,6 @@
 """Every family through the very same step, loop, checkpoints and reports."""
 
+import contextlib
 import json
 import logging
 import wave
@@ -14,6 +15,15 @@ import zoo
 from zoo import building, cli, commands, inference
 from zoo.config import check
 from zoo.errors import UserError
+from zoo.tasks import (
+    WINGS,
+    diffusion,
+    forecasting,
+    language_modelling,
+    sequence_to_sequence,
+    text_classification,
+    transcription,
+)
 from zoo.training.step import make_train_step
 
 every_family = pytest.mark.parametrize("family", TINY)
@@ -30,23 +40,23 @@ def config(family, *overrides):
     return commands.override(commands.load_config(f"configs/{family}.py"), [*tiny, *overrides])
 
 
-# Compiling the initialisation and the samplers of the last takes minutes.
-RUN = [
-    pytest.param(family, marks=pytest.mark.long) if family == "diffusion" else family
-    for family in TINY
-]
-
-
-@pytest.fixture(scope="module", params=RUN)
-def finished(request, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp(request.param)
-    log, compiled = logging.getLogger("jax"), []
+@contextlib.contextmanager
+def compilations():
+    """Collects what jax says of its compilations."""
+    log, said = logging.getLogger("jax"), []
     handler = logging.Handler()
-    handler.emit = lambda record: compiled.append(record.getMessage())
+    handler.emit = lambda record: said.append(record.getMessage())
     log.addHandler(handler)
     with jax.log_compiles():
-        report = zoo.run(config(request.param), workdir)
+        yield said
     log.removeHandler(handler)
+
+
+@pytest.fixture(scope="module", params=list(TINY))
+def finished(request, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp(request.param)
+    with compilations() as compiled:
+        report = zoo.run(config(request.param), workdir)
     return request.param, workdir, report, compiled
 
 
@@ -60,6 +70,30 @@ def test_each_family_is_compiled_once_and_reports(finished):
         assert np.isfinite(report["metrics"][split]["loss"])
     assert (workdir / "curves.png").exists()
     assert (workdir / "vocabulary.json").exists()
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [record for record in records if record["split"] == "validation"]
+    for name, value in report["metrics"]["validation"].items():
+        assert evaluated[-1][name] == value
+
+
+@pytest.mark.parametrize(("metric", "best"), [("loss", min), ("absolute_error", min)])
+def test_the_best_state_is_the_one_with_the_best_value(tmp_path, metric, best):
+    changes = [f"--config.checkpoint.metric={metric}", "--config.train.eval_every=1"]
+    report = zoo.run(config("forecast", *changes), tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    values = {r["step"]: r[metric] for r in records if r["split"] == "validation"}
+    assert len(set(values.values())) == len(values) == 6
+    assert report["best"] == {
+        "step": best(values, key=values.get), metric: best(values.values()),
+    }  # fmt: skip
+    assert zoo.load(tmp_path, checkpoint="best").step == report["best"]["step"]
+
+
+def test_each_metric_says_which_value_is_the_best():
+    directions = {wing.name: dict(wing.metrics) for wing in WINGS}
+    for metrics in directions.values():
+        for name, best in metrics.items():
+            assert best == ("highest" if name == "accuracy" else "lowest"), name
 
 
 def test_a_run_is_loaded_without_its_data_and_evaluates_to_its_own_numbers(finished):
@@ -158,20 +192,25 @@ def test_commands_ask_runs_and_refuse_others(finished, tmp_path):
     series.write_text("date,co2\n" + "".join(f"{day},{i % 52}\n" for i, day in enumerate(days)))
     text = ("lstm", "gpt", "word_lm")
     asked = {
-        "lstm": lambda: list(inference.generate(loaded, "ROMEO", max_new_tokens=3)),
-        "gpt": lambda: list(inference.generate(loaded, "ROMEO", max_new_tokens=3, num_beams=2)),
-        "word_lm": lambda: inference.next_words(loaded, "Die Katze", most=3),
+        "lstm": lambda: list(language_modelling.generate(loaded, "ROMEO", max_new_tokens=3)),
+        "gpt": lambda: list(
+            language_modelling.generate(loaded, "ROMEO", max_new_tokens=3, num_beams=2)
+        ),
+        "word_lm": lambda: language_modelling.next_words(loaded, "Die Katze", most=3),
         "transformer": lambda: [
-            " ".join(t) for t in inference.predict_targets(loaded, ["word", "it"])
+            " ".join(t) for t in sequence_to_sequence.predict(loaded, ["word", "it"])
         ],
-        "diffusion": lambda: inference.draw(loaded, "a red one in the top left", num=2, steps=2),
-        "speech": lambda: inference.transcribe(loaded, [sound, sound]),
-        "classify_text": lambda: inference.predict_labels(loaded, ["call now", ""]),
-        "forecast": lambda: inference.forecast(loaded, str(series)).quantiles,
+        "diffusion": lambda: diffusion.draw(loaded, "a red one in the top left", num=2, steps=2),
+        "speech": lambda: transcription.transcribe(loaded, [sound, sound]),
+        "classify_text": lambda: text_classification.predict(loaded, ["call now", ""]),
+        "forecast": lambda: forecasting.forecast(loaded, str(series)).quantiles,
     }
     for name, ask in asked.items():
         if name == family:
-            first, second = ask(), ask()
+            first = ask()
+            with compilations() as compiled:
+                second = ask()
+            assert not [m for m in compiled if "Finished XLA compilation" in m], "asked once before"
             np.testing.assert_array_equal(first, second)
             assert len(first) == (3 if name in text else 52 if name == "forecast" else 2)
         elif not {name, family} <= set(text):
@@ -215,7 +254,7 @@ def test_a_forecast_is_a_table_and_a_plot(finished, tmp_path, capsys):
     assert "1 missing values are filled in" in said.err
     series.write_text("date,co2\n" + "".join(rows[-100:]))
     with pytest.raises(UserError, match="has 100 values; this run reads data.context=156"):
-        inference.forecast(zoo.load(workdir), str(series))
+        forecasting.forecast(zoo.load(workdir), str(series))
 
 
 def test_reports_have_examples_of_texts_and_bands(finished):

@@ -10,7 +10,7 @@ import peers
 import pytest
 
 from zoo.tasks.classification import Classification
-from zoo.tasks.mixing import cutmix, mix, mixup
+from zoo.tasks.classification.mixing import cutmix, mix, mixup
 
 ROWS, HEIGHT, WIDTH = 4, 9, 14
 LABELS = np.array([0, 2, 1, 4])

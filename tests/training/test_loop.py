@@ -11,7 +11,7 @@ import pytest
 from zoo.errors import Stopped
 from zoo.training import loop
 from zoo.training.checkpoints import Checkpoints
-from zoo.training.partitioning import abstract, by_rows, make_mesh
+from zoo.training.layout import Layout, make_mesh
 from zoo.training.state import create_state
 from zoo.training.step import make_train_step
 
@@ -68,14 +68,16 @@ class StopAt:
             raise Stopped(15)
 
 
-def train(workdir, writer, *, stop_after=10**9, devices=1, batches=batch_at, steps=STEPS):
+def train(
+    workdir, writer, *, stop_after=10**9, devices=1, batches=batch_at, steps=STEPS, lowest=True
+):
     """Runs the loop as the composition root does, until it ends or is stopped."""
-    mesh = make_mesh(devices)
+    layout = Layout(make_mesh(devices))
     optimizer = optax.adam(0.05)
     variables = {"params": {"w": jnp.zeros(3)}, "seen": jnp.zeros(())}
     state = create_state(variables, optimizer, jax.random.key(3), ema=True)
     step = make_train_step(loss_fn, optimizer, ema=0.9)
-    shapes = abstract(batch_at(0), by_rows(mesh))
+    shapes = layout.abstract_batch(batch_at(0))
     checkpoints = Checkpoints(workdir, keep=2)
     stop = StopAt(stop_after)
 
@@ -84,16 +86,16 @@ def train(workdir, writer, *, stop_after=10**9, devices=1, batches=batch_at, ste
         return {"loss": float(jnp.square(jax.device_get(state.eval_params["w"])).sum())}
 
     try:
-        training = loop.begin_or_resume(state, step, shapes, checkpoints, mesh)
+        training = loop.begin_or_resume(state, step, shapes, checkpoints, layout)
         first = training.step
-        compiled = loop.compile_train_step(step, training, shapes, mesh)
-        schedule = loop.Schedule(steps, EXAMPLES, ROWS, 3, 7, 5, "loss")
-        loop.fit(
+        compiled = loop.compile_train_step(step, training, shapes, layout)
+        lengths = loop.Lengths(steps, EXAMPLES, ROWS, 3, 7, 5, "loss", best_is_lowest=lowest)
+        loop.train(
             training,
             compiled,
             (batches(k) for k in range(first, steps)),
-            schedule,
-            mesh=mesh,
+            lengths,
+            layout=layout,
             learning_rate=lambda step: 0.05,
             evaluate=lambda state: _allowed(evaluate, state),
             checkpoints=checkpoints,
@@ -171,6 +173,7 @@ def test_a_stopped_run_continues_with_the_same_bits(tmp_path, whole, stop_after)
     assert_same_bits(training.arrays, whole[0].arrays)
     assert untimed(writer.records) == untimed(whole[1])
     assert training.progress.best == whole[0].progress.best
+    assert training.progress.validation == whole[0].progress.validation
 
 
 def test_an_extended_run_equals_the_longer_one(tmp_path, whole):
@@ -187,12 +190,13 @@ def test_a_run_continues_on_another_number_of_devices(tmp_path, whole):
     )
 
 
-def test_latest_checkpoints_and_the_best_one_are_kept(tmp_path):
+@pytest.mark.parametrize("lowest", [True, False])
+def test_latest_checkpoints_and_the_best_one_are_kept(tmp_path, lowest):
     writer = Memory()
-    training = train(tmp_path, writer)
+    training = train(tmp_path, writer, lowest=lowest)
     checkpoints = Checkpoints(tmp_path, read_only=True)
     validation = {r["step"]: r["loss"] for r in writer.records if r["split"] == "validation"}
-    best = min(validation, key=validation.get)
+    best = (min if lowest else max)(validation, key=validation.get)
     assert checkpoints.latest_step() == STEPS
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [20, 23]
     assert checkpoints.best_step() == best == training.progress.best_step
@@ -212,7 +216,7 @@ def test_a_non_finite_loss_names_its_step_and_keeps_the_state_before(tmp_path, w
 
 
 def test_an_implicit_transfer_in_the_loop_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "put_batch", lambda batch, mesh: batch)
+    monkeypatch.setattr(Layout, "put_batch", lambda layout, batch: batch)
     with pytest.raises(Exception, match=r"[Dd]isallowed host-to-device transfer"):
         train(tmp_path, Memory())
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from zoo.errors import UserError
 from zoo.layers import Recurrent
 from zoo.training.state import create_state
 from zoo.training.step import ema_decay, make_train_step
@@ -229,5 +230,58 @@ def test_bad_options_are_named(options, message):
         make_train_step(least_squares, optax.sgd(0.1), **options)
 
 
+@pytest.mark.parametrize(("rows", "parts"), [(7, 2), (8, 3), (2, 4)])
+def test_accumulation_that_does_not_divide_the_batch_is_refused(rows, parts):
+    batch, variables = problem(rows)
+    step = jax.jit(make_train_step(least_squares, optax.sgd(0.1), accumulate=parts))
+    state = create_state(variables, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(UserError) as refusal:
+        step(state, batch)
+    text = str(refusal.value)
+    assert text.startswith(f"accumulate={parts} must divide the rows of the batch, but batch['")
+    assert f"has the shape ({rows}," in text
+
+
+@pytest.mark.parametrize(
+    ("decay", "kept", "words"),
+    [
+        (
+            0.99,
+            False,
+            r"ema=0\.99, but the state keeps no average.*create_state\(\.\.\., ema=True\)",
+        ),
+        (None, True, r"the state keeps an average.* ema=None .*create_state\(\.\.\., ema=False\)"),
+    ],
+)
+def test_an_average_that_only_one_of_step_and_state_has_is_refused(decay, kept, words):
+    batch, variables = problem()
+    step = jax.jit(make_train_step(least_squares, optax.sgd(0.1), ema=decay))
+    state = create_state(variables, optax.sgd(0.1), jax.random.key(0), ema=kept)
+    with pytest.raises(UserError, match=words):
+        step(state, batch)
+
+
 def _raw(x):
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def test_a_state_of_ones_own_goes_to_disk_and_back(tmp_path):
+    import zoo
+
+    variables = {"params": {"w": jnp.arange(6.0).reshape(2, 3)}, "stats": {"n": jnp.ones(2)}}
+    state = create_state(variables, optax.adam(0.1), jax.random.key(3), ema=True)
+    zoo.save_state(tmp_path / "state", state)
+    again = zoo.load_state(tmp_path / "state", jax.eval_shape(lambda: state))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
+        assert a.dtype == b.dtype
+        bits = [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+                for x in (a, b)]  # fmt: skip
+        np.testing.assert_array_equal(*bits)
+    with pytest.raises(UserError, match="exists already"):
+        zoo.save_state(tmp_path / "state", state)
+    with pytest.raises(UserError, match="no such folder"):
+        zoo.load_state(tmp_path / "elsewhere", state)
+    other = create_state({"params": {"v": jnp.ones(2)}}, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(UserError, match="does not hold a state of this structure"):
+        zoo.load_state(tmp_path / "state", other)

@@ -1,7 +1,7 @@
 """Sources, transforms and batches; imports no jax."""
 
 from zoo.data.batching import eval_batches, examples_per_epoch, steps_per_epoch, train_batches
-from zoo.data.datasets import Dataset, load
+from zoo.data.datasets import Dataset
 from zoo.data.sources import DataError, DataInfo, Source, dataset_names, describe, open_source
 from zoo.data.transforms import make_transform, transform_names
 from zoo.data.vocabulary import Vocabulary, vocabularies_from_json, vocabularies_to_json
@@ -16,7 +16,6 @@ __all__ = [
     "describe",
     "eval_batches",
     "examples_per_epoch",
-    "load",
     "make_transform",
     "open_source",
     "steps_per_epoch",

@@ -1,4 +1,4 @@
-"""Batches: the global batch k is a function of (seed, k), whoever asks for it and whenever."""
+"""Batches. The global batch k is a function of (seed, k) alone."""
 
 import math
 from collections.abc import Sequence
@@ -14,25 +14,27 @@ Batch = dict[str, np.ndarray]
 
 
 class Batches(Protocol):
-    """An iterator whose threads and processes end with ``close()``, or when it is forgotten."""
+    """An iterator whose threads and processes end at ``close()`` or at garbage collection."""
 
     def __iter__(self) -> "Batches":
-        """Itself."""
+        """Returns the iterator itself."""
 
     def __next__(self) -> Batch:
-        """The next batch, waited for where it is not ready."""
+        """Returns the next batch, and waits for it if it is not ready."""
 
     def close(self) -> None:
         """Ends threads and processes."""
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Number of batches that cover all examples, the last one perhaps partial."""
+    """Returns the number of batches that cover all examples; the last one may be partial."""
     return math.ceil(examples / batch_size)
 
 
 def examples_per_epoch(examples: int, batch_size: int, order: str = "shuffled") -> int:
-    """Number of examples that an epoch has: in lanes of equal length a remainder is left out.
+    """Returns the number of examples in an epoch.
+
+    Lanes have equal lengths, so with ``lanes`` a remainder is left out.
 
     Raises:
         DataError: there are fewer examples than lanes.
@@ -41,8 +43,8 @@ def examples_per_epoch(examples: int, batch_size: int, order: str = "shuffled") 
         return examples
     if examples < batch_size:
         raise DataError(
-            f"data.order='lanes' needs as many examples as lanes: lower train.batch_size="
-            f"{batch_size} or data.context, the data have {examples} windows"
+            f"data.order='lanes' needs at least one example for each lane, but the data have "
+            f"{examples} windows: lower train.batch_size={batch_size} or data.context"
         )
     return examples - examples % batch_size
 
@@ -63,26 +65,26 @@ def train_batches(
 ) -> Batches:
     """Returns the batches ``start`` to ``stop - 1`` of an endless stream of epochs.
 
-    Every epoch has every example once, in an order of its own. Its last batch is filled up with
-    zeros; ``mask`` is 1 for a row that counts. Each example is transformed with a generator of its
-    own, seeded by ``seed`` and its number in the stream.
+    Every epoch contains every example once and has its own order. The last batch of an epoch is
+    padded with zeros; ``mask`` is 1 for the rows that count. Each example is transformed with its
+    own generator, which is seeded by ``seed`` and the example's number in the stream.
 
-    In ``lanes`` every row runs through a stretch of the examples of its own, in their order:
-    row ``r`` of the batch after has the example after. ``start`` is 1 where a lane begins.
+    With ``lanes``, every row of the batch reads its own stretch of the examples in order: row ``r``
+    of the next batch holds the next example. ``start`` is 1 where a lane begins.
 
     Args:
         source: the examples.
-        transform: of one example.
-        batch_size: rows of the *global* batch.
-        seed: of order and transforms, between 0 and 2**32 - 1.
-        stop: number of the batch after the last.
+        transform: transforms one example.
+        batch_size: number of rows of the *global* batch.
+        seed: seeds the order and the transforms; between 0 and 2**32 - 1.
+        stop: number of the batch after the last one.
         start: number of the first batch.
         order: ``shuffled`` or ``lanes``.
-        process_index: which part of the rows to make; only these are decoded.
-        process_count: number of parts; divides the batch size.
-        workers: processes that make batches; 0: a thread of this one. They are spawned, never
-            forked: a fork of a process with JAX's threads may deadlock.
-        prefetch: batches made ahead, at least 1.
+        process_index: which part of the rows to make; only these rows are decoded.
+        process_count: number of parts; it must divide the batch size.
+        workers: number of processes that make batches; 0 uses a thread of this process. Workers
+            are spawned, never forked: forking a process with JAX's threads may deadlock.
+        prefetch: number of batches made ahead, at least 1.
 
     Raises:
         DataError: a size is out of range.
@@ -91,7 +93,7 @@ def train_batches(
 
     rows = _rows(batch_size, process_index, process_count)
     _check(source, seed)
-    # Index i is example i % N of epoch i // N: shuffled anew, with another generator.
+    # Index i is example i % N of epoch i // N. Each epoch has a new order and new generators.
     stream = grain.MapDataset.source(source).seed(seed)
     if order == "shuffled":
         stream = stream.shuffle()
@@ -109,7 +111,7 @@ def train_batches(
     batches = grain.MapDataset.range(start, stop).map(batch_at)
     dataset = _made_ahead(batches, prefetch)
     if workers:
-        # grain's workers read its own absl flags, which a library's caller has not parsed.
+        # grain's workers read absl flags, which the caller of a library may not have parsed.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
@@ -127,15 +129,15 @@ def eval_batches(
     process_count: int = 1,
     prefetch: int = 4,
 ) -> Batches:
-    """Returns the batches of one pass in order, the last one filled up as in training.
+    """Returns the batches of one pass in order; the last one is padded as in training.
 
     Args:
         source: the examples.
-        transform: of one example; gets a generator that it should not need.
-        batch_size: rows of the *global* batch.
+        transform: transforms one example; the generator that it gets should not be needed.
+        batch_size: number of rows of the *global* batch.
         process_index: which part of the rows to make.
-        process_count: number of parts; divides the batch size.
-        prefetch: batches made ahead, at least 1.
+        process_count: number of parts; it must divide the batch size.
+        prefetch: number of batches made ahead, at least 1.
 
     Raises:
         DataError: a size is out of range.
@@ -153,25 +155,25 @@ def eval_batches(
 
 
 def _made_ahead(batches: Any, prefetch: int) -> Any:
-    """Has a thread make ``prefetch`` batches ahead."""
+    """Makes ``prefetch`` batches ahead in a thread."""
     import grain
 
-    # Two would wait for each other: what is written in Python holds the interpreter's lock. A batch
-    # of configs/cnn.py took them 25 ms where one takes 15.
+    # Two threads would wait for each other, because Python code holds the interpreter's lock. A
+    # batch of configs/cnn.py takes 15 ms with one thread and took 25 ms with two.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return batches.to_iter_dataset(options)
 
 
 def _in_turn(number: int, batch_size: int, rows: range, examples: int) -> list[int | None]:
-    """Indices of this process's rows of a batch; None for a row after the last example."""
+    """Returns the indices of this process's rows of a batch; None after the last example."""
     indices = (number * batch_size + row for row in rows)
     return [index if index < examples else None for index in indices]
 
 
 def _batch(stream: Sequence[Any], first: int, indices: Sequence[int | None]) -> Batch:
-    """Stacks the examples ``first + index``; a row without index is zeros that do not count."""
+    """Stacks the examples ``first + index``; a row without an index is masked zeros."""
     made = [stream[first + index] for index in indices if index is not None]
-    # A process whose rows are all padding still needs their shapes.
+    # A process whose rows are all padding still needs the shapes of an example.
     like = made[0] if made else stream[first]
     padded = {
         name: np.zeros((len(indices), *np.shape(value)), np.asarray(value).dtype)

@@ -1,4 +1,4 @@
-"""A data set as a run sees it, and the table of their names."""
+"""The data set of a run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,25 +6,27 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data.sources import Concatenation, DataError, Source, check_split
+from zoo.data.sources import Concatenation, Source, check_split
 from zoo.data.transforms import Transform
 from zoo.data.vocabulary import Vocabulary
-from zoo.errors import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What a run reads, the same for every kind of data.
+    """A data set that a run reads; it looks the same for every kind of data.
 
     Attributes:
-        name: its name.
+        name: name of the data set.
         sizes: number of examples by split.
-        vocabularies: what the numbers stand for, by name; kept beside the run.
+        vocabularies: the vocabularies by name; they say what the numbers stand for and are saved
+            with the run.
         model_fields: attributes of the model that follow from the data, such as ``num_classes``.
-        open_split: opens one split of ``sizes``.
-        transform: the transform of an example, for training or not.
-        order: ``shuffled``: anew in every epoch; ``lanes``: every row of a batch goes on where the
-            same row of the batch before ended.
+        open_split: opens one of the splits in ``sizes``.
+        transform: returns the transform of an example; its argument says whether to train.
+        order: ``shuffled`` shuffles every epoch anew; with ``lanes``, every row of a batch
+            continues where the same row of the previous batch ended.
+        without_validation: what a user can do when there is no validation split; the words follow
+            the statement that there is none.
     """
 
     name: str
@@ -34,12 +36,13 @@ class Dataset:
     open_split: Callable[[str], Source]
     transform: Callable[[bool], Transform]
     order: str = "shuffled"
+    without_validation: str = ""
 
     def open(self, split: str) -> Source:
-        """Opens a split, or several joined by ``+``; examples are made when they are asked for.
+        """Opens a split, or several joined by ``+``; examples are made on access.
 
         Raises:
-            DataError: the set has no such split.
+            DataError: the data set has no such split.
         """
         names = split.split("+")
         for name in names:
@@ -48,46 +51,8 @@ class Dataset:
         return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
 
 
-def load(task: str, fields: Mapping[str, Any]) -> Dataset:
-    """Describes the data of a task; reads no more than it must.
-
-    Args:
-        task: the task's name, which decides the kind of data.
-        fields: the config's ``data`` section, ``name`` among them.
-
-    Raises:
-        DataError: the data are not there, or not what the fields say.
-    """
-    loaders = _loaders()
-    if task not in loaders:
-        raise DataError(f"there are no data for task.name={task!r}.{did_you_mean(task, loaders)}")
-    # How batches are made is no matter of the data.
-    given = {name: v for name, v in fields.items() if name not in ("workers", "prefetch")}
-    return loaders[task](**given)
-
-
 def token_array(tokens: Any, length: int, padding: int = 0) -> np.ndarray:
-    """Returns tokens as int32, filled up to ``length``."""
+    """Returns tokens as int32, padded to ``length``."""
     padded = np.full(length, padding, np.int32)
     padded[: len(tokens)] = tokens
     return padded
-
-
-def _loaders() -> dict[str, Callable[..., Dataset]]:
-    from zoo.data.images import load_images
-    from zoo.data.messages import load_messages
-    from zoo.data.pairs import load_pairs
-    from zoo.data.scenes import load_scenes
-    from zoo.data.sentences import load_language
-    from zoo.data.series import load_series
-    from zoo.data.speech import load_speech
-
-    return {
-        "classification": load_images,
-        "diffusion": load_scenes,
-        "forecasting": load_series,
-        "language_modelling": load_language,
-        "sequence_to_sequence": load_pairs,
-        "text_classification": load_messages,
-        "transcription": load_speech,
-    }

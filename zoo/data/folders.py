@@ -1,4 +1,6 @@
-"""Images of one's own: a folder for each class, or an npz file."""
+"""Your own images: one folder for each class, or an npz file."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -15,22 +17,22 @@ from zoo.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Of a folder without splits of its own, and of an npz file with x and y alone.
+# Share of each held-out split, for a folder without splits and an npz file with only x and y.
 HELD_BACK = 0.1
 MOST_PIXELS = 100_000_000
 
 
 class ImageError(UserError):
-    """Images that are not there, cannot be read, or are not laid out as the zoo wants them."""
+    """Images are absent, cannot be read, or have a layout that the zoo does not know."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Images in files, read when they are asked for.
+    """Images in files, which are read on access.
 
     Attributes:
-        files: one an example.
-        labels: their classes.
+        files: one file for each example.
+        labels: the class of each file.
     """
 
     files: Sequence[Path]
@@ -44,10 +46,11 @@ class Files:
 
 
 def read_image(file: str | Path) -> UInt8[np.ndarray, "height width 3"]:
-    """Reads an image as it is seen: upright, the first frame, colours as RGB of 8 bits.
+    """Reads an image as a viewer shows it: upright, its first frame, in 8-bit RGB.
 
     Raises:
-        ImageError: it is not there, no image, cut off, or has more than 100 million pixels.
+        ImageError: the file is absent, not an image or cut off, or has more than 100 million
+            pixels.
     """
     try:
         with Image.open(file) as image:
@@ -61,19 +64,19 @@ def read_image(file: str | Path) -> UInt8[np.ndarray, "height width 3"]:
     except FileNotFoundError as error:
         raise ImageError(f"{file}: there is no such file") from error
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{file} is no image that can be read: {error}") from error
+        raise ImageError(f"{file} cannot be read as an image: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{file} is broken or cut off: {error}") from error
 
 
 def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode.startswith("I"):
-        # 16 bits: the upper eight. PIL's own conversion cuts everything above 255.
+        # Keep the upper 8 of 16 bits. PIL's own conversion clips everything above 255.
         wide = np.asarray(image).astype(np.int64)
         gray = np.clip(wide // 257 if wide.max(initial=0) > 255 else wide, 0, 255)
         return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        # What is transparent is seen on white.
+        # Transparent pixels are shown on white.
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
@@ -84,19 +87,19 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
 def read_folder(path: Path, validation_fraction: float) -> tuple[tuple[str, ...], dict[str, Files]]:
     """Finds the images of ``PATH/{train,validation,test}/<class>/*`` or ``PATH/<class>/*``.
 
-    In the second case a tenth of each class, chosen by a hash of the file's path, is kept back for
-    validation and another for the test: more files move no other file from part to part for long.
+    In the second case a tenth of each class is held out for validation and another tenth for the
+    test. A hash of each file's path chooses them, so adding files moves few others between splits.
 
     Args:
         path: the folder.
-        validation_fraction: share of ``train`` that becomes ``validation`` where there is no such
-            folder.
+        validation_fraction: share of ``train`` that becomes ``validation`` if there is no
+            ``validation`` folder.
 
     Returns:
         The names of the classes, and the files by split.
 
     Raises:
-        ImageError: the folder is not laid out so.
+        ImageError: the folder has another layout.
     """
     if not path.is_dir():
         raise ImageError(f"data.path={str(path)!r}: there is no such folder")
@@ -109,7 +112,7 @@ def read_folder(path: Path, validation_fraction: float) -> tuple[tuple[str, ...]
         return classes, _divided(path, found, {"test": HELD_BACK, "validation": HELD_BACK})
     if not {"train", "test"} <= folders:
         raise ImageError(
-            f"{path} has {sorted(folders)}: beside 'train' there must be 'test', or classes alone"
+            f"{path} has {sorted(folders)}: there must be 'train' and 'test', or only classes"
         )
     classes = _classes(path / "train")
     splits = {}
@@ -127,14 +130,14 @@ def read_folder(path: Path, validation_fraction: float) -> tuple[tuple[str, ...]
 def read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[Any, Any]]]:
     """Reads ``x_train, y_train, x_test, y_test``, with or without ``x_validation``, or ``x, y``.
 
-    ``x`` is [examples, height, width] or [examples, height, width, channels] in 8 bits, ``y`` whole
-    numbers from 0. Of ``x, y`` a tenth each is drawn for validation and test.
+    ``x`` is [examples, height, width] or [examples, height, width, channels] in uint8. ``y`` holds
+    integers from 0. From ``x, y`` a tenth is drawn for validation and another tenth for the test.
 
     Returns:
-        The names of the classes, and images and labels by split.
+        The names of the classes, and the images and labels by split.
 
     Raises:
-        ImageError: the file is not there or not so.
+        ImageError: the file is absent or has other contents.
     """
     if not path.is_file():
         raise ImageError(f"data.path={str(path)!r}: there is no such file")
@@ -142,7 +145,7 @@ def read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[Any, Any]]]:
         with np.load(path, allow_pickle=False) as arrays:
             held = dict(arrays)
     except (OSError, ValueError, EOFError) as error:
-        raise ImageError(f"{path} is no npz file of plain arrays: {error}") from error
+        raise ImageError(f"{path} is not an npz file of plain arrays: {error}") from error
     if {"x", "y"} <= held.keys():
         order = np.random.default_rng(0).permutation(len(held["y"]))
         count = round(HELD_BACK * len(order))
@@ -171,16 +174,16 @@ def _checked(path: Path, split: str, images: Any, labels: Any) -> tuple[Any, Any
     labels = labels.reshape(len(labels), -1)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
         raise ImageError(
-            f"{path}: x of {split} is {images.dtype}{list(images.shape)}, it must be uint8 "
+            f"{path}: x of {split} is {images.dtype}{list(images.shape)}; it must be uint8 "
             "[examples, height, width] or [examples, height, width, channels]"
         )
     if labels.shape != (len(images), 1) or not np.issubdtype(labels.dtype, np.integer):
         raise ImageError(
-            f"{path}: y of {split} is {labels.dtype}{list(labels.shape)}, it must be one whole "
-            f"number for each of the {len(images)} images"
+            f"{path}: y of {split} is {labels.dtype}{list(labels.shape)}; it must be one "
+            f"integer for each of the {len(images)} images"
         )
     if labels.min() < 0:
-        raise ImageError(f"{path}: y of {split} has {labels.min()}, labels begin with 0")
+        raise ImageError(f"{path}: y of {split} has {labels.min()}; labels begin with 0")
     images = images[..., None] if images.ndim == 3 else images
     if images.shape[-1] not in (1, 3):
         raise ImageError(f"{path}: x of {split} has {images.shape[-1]} channels, not 1 or 3")
@@ -195,7 +198,7 @@ def _classes(path: Path) -> tuple[str, ...]:
     names = tuple(folder.name for folder in _folders(path))
     if len(names) < 2:
         raise ImageError(
-            f"{path} has {len(names)} folders: a folder for each class, at least two of them"
+            f"{path} has {len(names)} folders: it must have one for each class, at least two"
         )
     return names
 
@@ -207,14 +210,14 @@ def _files(path: Path, classes: Sequence[str]) -> Files:
         folder = path / name
         found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
         if folder.is_dir() and not found:
-            raise ImageError(f"{folder} has no images; known are {', '.join(SUFFIXES)}")
+            raise ImageError(f"{folder} has no images; known suffixes are {', '.join(SUFFIXES)}")
         files += found
         labels += [label] * len(found)
     return Files(tuple(files), tuple(labels))
 
 
 def _divided(path: Path, files: Files, shares: Mapping[str, float]) -> dict[str, Files]:
-    """Takes shares of each class away from ``train``, by a hash of the path below the folder."""
+    """Moves shares of each class out of ``train``, by a hash of the path below the folder."""
     parts: dict[str, list[int]] = {name: [] for name in (*shares, "train")}
     for label in sorted(set(files.labels)):
         of_class = [index for index, other in enumerate(files.labels) if other == label]

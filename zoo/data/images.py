@@ -1,4 +1,4 @@
-"""Images with one class each."""
+"""Images with one class for each."""
 
 import functools
 from typing import Any
@@ -19,19 +19,20 @@ def load_images(
     transform: str = "seed",
     **options: Any,
 ) -> Dataset:
-    """Describes a set of images, examples ``{"image", "label"}``.
+    """Describes a set of images with the examples ``{"image", "label"}``.
 
     Args:
-        name: see ``zoo.data.sources.describe``; or ``digit_scenes``, which come ready: see
-            ``zoo.data.scenes.load_scene_digits``.
-        data_dir: the TFDS folder; empty: TFDS's own default.
-        path: data of one's own; no set of these names takes one.
-        validation_fraction: share of a TFDS set's train split that becomes ``validation``.
+        name: see ``zoo.data.sources.describe``; or ``digit_scenes``, whose images need no
+            transform: see ``zoo.data.scenes.load_scene_digits``.
+        data_dir: the TFDS folder; empty for TFDS's own default.
+        path: where your own data are, for ``image_folder`` and ``npz``; empty for other names.
+        validation_fraction: share of the train split of a TFDS data set, or of a folder, that
+            becomes ``validation``.
         transform: see ``zoo.data.transforms.make_transform``.
-        **options: the transform's.
+        **options: the options of the transform.
 
     Raises:
-        DataError: the data are not there, or a field has no meaning for them.
+        DataError: the data are absent, or a field has no meaning for them.
     """
     if name == "digit_scenes":
         if path or validation_fraction:
@@ -53,13 +54,14 @@ def load_images(
         model_fields={"num_classes": info.num_classes},
         open_split=functools.partial(open_source, name, **where),
         transform=lambda train: image_transform(transform, train=train, **options),
+        without_validation=" (data.validation_fraction makes one)",
     )
 
 
 def image_transform(name: str, *, train: bool, **options: Any) -> Transform:
-    """Returns a transform with those of the options that are its own.
+    """Returns a transform, made with those of the options that it has.
 
-    The others are at their defaults: the config's check saw to it.
+    The other options are at their defaults, which the check of the config has made sure of.
     """
     own = {option: options[option] for option in transform_options(name) if option in options}
     return make_transform(name, train=train, **own)

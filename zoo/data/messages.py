@@ -1,4 +1,4 @@
-"""Short texts with one class each."""
+"""Short texts with one class for each."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 from zoo.data.columns import read_columns
 from zoo.data.datasets import Dataset, token_array
-from zoo.data.sentences import UNKNOWN, encode, frequent_words
+from zoo.data.sentences import UNKNOWN, encode, frequent_words, unknown
 from zoo.data.sources import DataError, Example, split_of
 from zoo.data.text import embedded_text
 from zoo.data.vocabulary import Vocabulary
@@ -30,27 +30,30 @@ def load_messages(
 ) -> Dataset:
     """Describes texts and their classes.
 
-    A text is divided by its hash: 20 % are ``test``, 10 % ``validation``. Equal texts are in one
-    part. Words are in lower case; those that are rare in the training part are one symbol.
+    The hash of a text chooses its split: 20 % are ``test`` and 10 % ``validation``. Equal texts are
+    in the same split. Words are lower-cased; words that are rare in the training split share one
+    symbol.
 
     Args:
-        name: ``sms_spam`` comes with the package; ``messages`` is a file of one's own.
-        path: the file of ``messages``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in UTF-8.
-        text_column: name of the column, or key, of the texts.
-        label_column: name of the column, or key, of the classes.
-        max_length: words of a text that are read.
-        vocabulary_size: number of symbols in all.
+        name: ``sms_spam`` comes with the package; ``messages`` is your own file.
+        path: the file for ``messages``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in
+            UTF-8.
+        text_column: name of the column, or key, with the texts.
+        label_column: name of the column, or key, with the classes.
+        max_length: number of words that are read of a text; the rest is ignored.
+        vocabulary_size: largest number of symbols.
 
     Raises:
-        DataError: the file is absent or wrong in a named line, or a field has no meaning.
+        DataError: the file is absent, a line is wrong (the message names it), or a field has no
+            meaning.
     """
     if name not in NAMES:
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
     if name == "sms_spam":
         if path:
             raise DataError(
-                f"data.path={path!r} has no meaning for data.name='sms_spam': for texts of your "
-                "own take data.name='messages'"
+                f"data.path={path!r} has no meaning for data.name='sms_spam': use "
+                "data.name='messages' for your own texts"
             )
         lines = embedded_text("sms_spam.tsv.gz").splitlines()
         pairs: Messages = [
@@ -99,7 +102,7 @@ class Texts:
 
 
 def encode_message(text: str, words: Vocabulary, length: int) -> Example:
-    """Returns ``tokens`` and ``length`` of a text; a text without words is one unknown word."""
+    """Returns the ``tokens`` and ``length`` of a text; an empty text is one unknown word."""
     tokens = (encode(text.lower(), words) or [UNKNOWN])[:length]
     return {
         "tokens": token_array(tokens, length),
@@ -107,8 +110,13 @@ def encode_message(text: str, words: Vocabulary, length: int) -> Example:
     }
 
 
+def unknown_words(text: str, words: Vocabulary) -> list[str]:
+    """Returns the words of a text that are not in the vocabulary."""
+    return unknown(text.lower(), words)
+
+
 def divide(pairs: Messages) -> dict[str, Messages]:
-    """Returns texts and classes by split."""
+    """Returns the texts and classes by split."""
     divided: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
     for text, label in pairs:
         divided[split_of(text, _SHARES)].append((text, label))
@@ -116,14 +124,14 @@ def divide(pairs: Messages) -> dict[str, Messages]:
 
 
 def read_messages(path: str, text_column: str, label_column: str) -> Messages:
-    """Returns texts and classes of a file.
+    """Returns the texts and classes of a file.
 
     Raises:
-        DataError: see ``read_columns``; or a cell is empty.
+        DataError: see ``read_columns``, or a cell is empty.
     """
-    rows = read_columns(path, (text_column, label_column))
+    rows = read_columns(path, (text_column, label_column), ("text_column", "label_column"))
     for number, row in rows:
         for column, cell in row.items():
             if not cell.strip():
-                raise DataError(f"{path}, line {number}: nothing in the column {column!r}")
+                raise DataError(f"{path}, line {number}: the column {column!r} is empty")
     return [(row[text_column], row[label_column]) for _, row in rows]

@@ -1,4 +1,6 @@
-"""Pairs of sequences: what is read and what is written, such as spelling and pronunciation."""
+"""Pairs of a source and a target sequence, such as spelling and pronunciation."""
+
+from __future__ import annotations
 
 import dataclasses
 import re
@@ -35,34 +37,36 @@ def load_pairs(
     validation_fraction: float = 0.02,
     test_fraction: float = 0.05,
 ) -> Dataset:
-    """Describes pairs of sequences, divided by source: all targets of one are in one split.
+    """Describes pairs of sequences; all targets of a source are in the same split.
 
     A source is read as characters. The tokens 0, 1 and 2 are padding, begin and end. Pairs that
-    are longer than the largest lengths are left out.
+    exceed one of the largest lengths are left out.
 
     Args:
-        name: ``cmudict``: English words and their phonemes, comes with the package; ``pairs``: a
-            file of one's own.
-        path: the file of ``pairs``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in UTF-8.
-        source_column: name of the column, or key, of the sources.
-        target_column: name of the column, or key, of the targets.
-        target_symbols: of ``pairs``: ``words``: a target is divided at spaces; ``characters``.
-        stress: of ``cmudict``: keep the phonemes' stress marks.
+        name: ``cmudict``, English words and their phonemes, comes with the package; ``pairs`` is
+            your own file.
+        path: the file for ``pairs``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in UTF-8.
+        source_column: name of the column, or key, with the sources.
+        target_column: name of the column, or key, with the targets.
+        target_symbols: how a target of ``pairs`` is split: at spaces (``words``) or into
+            ``characters``.
+        stress: whether to keep the stress marks of the phonemes of ``cmudict``.
         max_source_length: largest number of characters in a source.
         max_target_length: largest number of symbols in a target.
         validation_fraction: share of the sources in ``validation``, chosen by their hash.
         test_fraction: share of the sources in ``test``.
 
     Raises:
-        DataError: the file is absent or wrong in a named line, or a field has no meaning.
+        DataError: the file is absent, a line is wrong (the message names it), or a field has no
+            meaning.
     """
     if name not in NAMES:
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
     if name == "cmudict":
         if path:
             raise DataError(
-                f"data.path={path!r} has no meaning for data.name='cmudict': for pairs of your own "
-                "take data.name='pairs'"
+                f"data.path={path!r} has no meaning for data.name='cmudict': use data.name='pairs' "
+                "for your own pairs"
             )
         pairs = read_cmudict(embedded_text("cmudict.dict.gz"), stress=stress)
     else:
@@ -84,7 +88,7 @@ def load_pairs(
     for split, chosen in divided.items():
         if not chosen:
             raise DataError(f"the {split} split of data.name={name!r} is empty: give more pairs")
-    # Of all splits: a symbol that only a test source has is not an error, only never learnt.
+    # Symbols of all splits. A symbol that only a test source has is no error; it is never learnt.
     sources = Vocabulary((*_SPECIAL, *_symbols(short)), "character")
     targets_ = Vocabulary(
         (*_SPECIAL, *_symbols(t for targets in short.values() for t in targets)), "symbol"
@@ -95,7 +99,7 @@ def load_pairs(
             tuple(
                 (source, targets)
                 for source, all_targets in chosen.items()
-                # Each target is an example of its own in training, a source one in evaluation.
+                # In training each target is an example; in evaluation each source is one.
                 for targets in ([[t] for t in all_targets] if split == "train" else [all_targets])
             ),
             sources,
@@ -120,8 +124,8 @@ def load_pairs(
 class _Pairs:
     """Examples as arrays.
 
-    ``source: Int32[source_length]``; ``target: Int32[target_length + 2]``, the first of the
-    targets between begin and end; ``references: Int32[targets, target_length]``, all of them.
+    ``source`` is Int32[source_length]. ``target`` is Int32[target_length + 2]: the first target
+    between begin and end. ``references`` is Int32[targets, target_length]: all targets.
     """
 
     pairs: tuple[tuple[str, list[tuple[str, ...]]], ...]
@@ -148,10 +152,10 @@ class _Pairs:
 
 
 def encode_source(text: str, vocabulary: Vocabulary, length: int) -> Int32[np.ndarray, " length"]:
-    """Returns a source's tokens, filled up with padding.
+    """Returns the tokens of a source, padded to ``length``.
 
     Raises:
-        DataError: it is empty or too long, or has characters that no source had.
+        DataError: the source is empty or too long, or has characters outside the vocabulary.
     """
     if not 0 < len(text) <= length:
         raise DataError(f"{text!r} must have between 1 and {length} characters")
@@ -159,17 +163,17 @@ def encode_source(text: str, vocabulary: Vocabulary, length: int) -> Int32[np.nd
 
 
 def read_cmudict(text: str, *, stress: bool = False) -> Pairs:
-    """Returns words and their pronunciations from the dictionary's text.
+    """Returns words and their pronunciations from the text of the dictionary.
 
     Args:
         text: lines like ``abalone AE2 B AH0 L OW1 N IY0``; ``word(2)`` is another pronunciation.
-        stress: keep the numbers after vowels: 0 none, 1 primary, 2 secondary.
+        stress: whether to keep the numbers after vowels: 0 none, 1 primary, 2 secondary.
     """
     pairs: dict[str, list[tuple[str, ...]]] = {}
     for line in text.splitlines():
         word, *phonemes = line.partition(" #")[0].split()
         word = re.sub(r"\(\d+\)$", "", word)
-        # Abbreviations and compounds are not spelling.
+        # Leave out abbreviations and compounds, which are not ordinary spelling.
         if not re.fullmatch(r"[a-z']+", word):
             continue
         target = tuple(p if stress else p.rstrip("012") for p in phonemes)
@@ -186,7 +190,9 @@ def read_pairs(path: str, source_column: str, target_column: str, target_symbols
         DataError: see ``read_columns``.
     """
     pairs: dict[str, list[tuple[str, ...]]] = {}
-    for _, row in read_columns(path, (source_column, target_column)):
+    for _, row in read_columns(
+        path, (source_column, target_column), ("source_column", "target_column")
+    ):
         target = row[target_column]
         symbols = tuple(target.split()) if target_symbols == "words" else tuple(target)
         known = pairs.setdefault(row[source_column], [])

@@ -1,4 +1,4 @@
-"""Downloading data sets and writing them as TFDS folders; the only place that needs TensorFlow."""
+"""Downloads data sets and writes them as TFDS folders. Only this module needs TensorFlow."""
 
 import http.client
 import importlib.util
@@ -11,7 +11,7 @@ from pathlib import Path
 from zoo.data.sources import DataError, dataset_names
 from zoo.errors import did_you_mean
 
-# Where TFDS fetches the data sets that the zoo knows by name.
+# The hosts from which TFDS downloads the data sets that the zoo knows by name.
 _HOSTS = {"cifar10": "www.cs.toronto.edu", "mnist": "storage.googleapis.com"}
 _PATIENCE = 8.0  # seconds
 
@@ -21,7 +21,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
 
     Args:
         name: ``mnist`` or ``cifar10``.
-        data_dir: the TFDS folder to write to; None: TFDS's own default.
+        data_dir: the TFDS folder to write to; None for TFDS's own default.
 
     Returns:
         The folder of the data set.
@@ -35,14 +35,14 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
         raise DataError(f"the data set {name!r} is unknown.{did_you_mean(name, _HOSTS)}")
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
-            "preparing a data set needs TensorFlow, training does not: "
+            "preparing a data set needs TensorFlow, although training does not: "
             "pip install 'jax-model-zoo[prepare]'"
         )
     reason = _unreachable(_HOSTS[name])
     if reason:
         raise DataError(
-            f"{name!r} cannot be downloaded: {_HOSTS[name]} is not reachable ({reason}). On a "
-            "machine with a network run the same command, then copy the folder"
+            f"{name!r} cannot be downloaded: {_HOSTS[name]} is not reachable ({reason}). Run "
+            "the same command on a machine with a network, then copy the folder"
         )
     import tensorflow_datasets as tfds
 
@@ -52,10 +52,10 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
 
 
 def _unreachable(host: str) -> str:
-    """Why a host does not answer, or nothing when it does.
+    """Returns why a host does not answer; an empty string if it does.
 
-    In a thread, because a timeout bounds neither the look-up of a name nor all its addresses
-    together, and TFDS itself tries again for minutes.
+    The request runs in a thread, because its timeout covers neither the look-up of the name nor
+    all addresses together. TFDS itself would retry for minutes.
     """
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 

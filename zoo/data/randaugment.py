@@ -1,6 +1,7 @@
-"""RandAugment (Cubuk et al. 2020): a few changes of an image, drawn at random, equally strong.
+"""RandAugment (Cubuk et al. 2020): a few random changes of an image, all equally strong.
 
-Bit for bit what ``torchvision.transforms.RandAugment`` gives for the same PIL image and draws.
+The results equal those of ``torchvision.transforms.RandAugment`` bit for bit, given the same PIL
+image and the same draws.
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 MAGNITUDES = 31
-"""A magnitude is a whole number from 0 to 30: how far each change goes, of its largest."""
+"""Number of magnitudes: a magnitude is an integer from 0 to 30, where 30 is the largest change."""
 
 Change = Callable[[Image.Image, float], Image.Image]
 
@@ -35,12 +36,12 @@ def _enhancing(kind: Callable[[Image.Image], Any]) -> Change:
 
 
 def _solarize(image: Image.Image, share: float) -> Image.Image:
-    # Pixels below the threshold stay: for whole numbers the next whole threshold is the same.
+    # Pixels below the threshold stay. Pixels are integers, so rounding it up changes nothing.
     return ImageOps.solarize(image, math.ceil(round(255 * (1 - share), 6)))
 
 
-# By name: the change, given the share of its largest magnitude, -1 to 1 or 0 to 1; and whether the
-# sign is drawn. The order is torchvision's.
+# Each change by name, and whether its sign is drawn. A change takes the share of its largest
+# magnitude: -1 to 1 with a sign, otherwise 0 to 1. The order is torchvision's.
 CHANGES: dict[str, tuple[Change, bool]] = {
     "Identity": (lambda image, share: image, False),
     "ShearX": (lambda image, share: _affine(image, 1, 0.3 * share, 0, 0, 1, 0), True),
@@ -65,9 +66,9 @@ def rand_augment(
     """Changes an image ``count`` times.
 
     Args:
-        image: in RGB or gray.
-        count: changes one after the other, drawn with replacement.
-        magnitude: 0 to 30.
+        image: an RGB or gray image.
+        count: number of changes, applied one after the other and drawn with replacement.
+        magnitude: strength of the changes, 0 to 30.
         generator: draws the changes and their signs.
     """
     names = list(CHANGES)

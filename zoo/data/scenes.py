@@ -1,4 +1,6 @@
-"""Captioned scenes: one handwritten digit with a colour, a size and a place."""
+"""Captioned scenes, each with one handwritten digit of some colour, size and place."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -27,7 +29,7 @@ COLORS = {
     "white": (245, 245, 245),
 }
 SIZES = {"big": 20, "small": 12}
-# The middle of the digit, as (row, column).
+# The centre of the digit, as (row, column).
 PLACES = {
     "top left": (10, 10),
     "top right": (10, 22),
@@ -38,7 +40,8 @@ PLACES = {
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BACKGROUND = 24
 
-# Colour-digit pairs that training never shows; each colour and each digit is seen with others.
+# Pairs of colour and digit that are left out of training. Each colour and each digit also occurs
+# in other pairs.
 HELD_OUT = (("red", 7), ("green", 2), ("blue", 5), ("yellow", 0), ("purple", 4), ("white", 9))
 
 _SYNONYMS = {
@@ -67,7 +70,7 @@ _SIZES_OF_SPLITS = {"train": 50_000, "validation": 512, "test": 512, "held_out":
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a scene shows.
+    """The contents of a scene.
 
     Attributes:
         digit: 0 to 9.
@@ -83,7 +86,7 @@ class Scene:
 
 
 def draw_scene(generator: np.random.Generator, *, held_out: bool | None = False) -> Scene:
-    """Draws a scene whose colour-digit pair is, or is not, one of ``HELD_OUT``; None: is any."""
+    """Draws a scene with a pair of colour and digit from ``HELD_OUT``, or not; None: any pair."""
     pairs = [
         (color, digit)
         for color in COLORS
@@ -101,9 +104,9 @@ def render(
     """Paints a scene.
 
     Args:
-        scene: what to show.
+        scene: the contents of the scene.
         digit: an image of the digit, white on black.
-        shift: pixels by which the digit is off its place, down and to the right.
+        shift: number of pixels by which the digit is moved down and to the right.
     """
     side = SIZES[scene.size]
     # MNIST has four empty pixels on each side.
@@ -119,7 +122,7 @@ def render(
 
 
 def caption(scene: Scene, generator: np.random.Generator) -> str:
-    """Describes a scene in words drawn from a small grammar; the size may be left out."""
+    """Describes a scene in words from a small random grammar; the size may be left out."""
 
     def word(meaning: str) -> str:
         words = _SYNONYMS[meaning]
@@ -138,17 +141,18 @@ def caption(scene: Scene, generator: np.random.Generator) -> str:
 
 @functools.cache
 def words() -> Vocabulary:
-    """The words of all captions; number 0 is padding."""
+    """Returns the words of all captions; number 0 is padding."""
     frames = (word for frame in _FRAMES for word in frame.split() if "{" not in word)
     synonyms = (word for phrases in _SYNONYMS.values() for p in phrases for word in p.split())
     return Vocabulary(("<pad>", *sorted({*frames, *synonyms, *DIGITS, "corner"})), "word")
 
 
 def encode_caption(text: str, vocabulary: Vocabulary) -> Int32[np.ndarray, " words"]:
-    """Returns a caption's words as numbers, filled up with padding.
+    """Returns the words of a caption as numbers, with padding.
 
     Raises:
-        DataError: it is too long, or has words that training never showed; they are named.
+        DataError: the caption is too long, or has words outside the vocabulary; the message names
+            them.
     """
     split = text.lower().replace(",", " ").replace(".", " ").split()
     if len(split) > MAX_WORDS:
@@ -157,17 +161,17 @@ def encode_caption(text: str, vocabulary: Vocabulary) -> Int32[np.ndarray, " wor
 
 
 def to_network(image: UInt8[np.ndarray, "*image"]) -> Float32[np.ndarray, "*image"]:
-    """Returns pixels between -1 and 1."""
+    """Scales pixels from [0, 255] to [-1, 1]."""
     return np.asarray(image, np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_pixels(image: Float32[np.ndarray, "*image"]) -> UInt8[np.ndarray, "*image"]:
-    """Returns pixels between 0 and 255; what lies outside is cut."""
+    """Scales pixels from [-1, 1] to [0, 255]; values outside are clipped."""
     return np.clip(np.round((np.asarray(image) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def read_color(image: UInt8[np.ndarray, "32 32 3"]) -> str:
-    """Returns the colour of a scene's digit, from its brightest pixels."""
+    """Returns the colour of the digit in a scene, judged by its brightest pixels."""
     pixels = image.reshape(-1, 3).astype(np.float32) - BACKGROUND
     ink = np.abs(pixels).max(axis=1)
     brightest = pixels[ink >= 0.7 * ink.max()].mean(axis=0)
@@ -179,7 +183,7 @@ def read_color(image: UInt8[np.ndarray, "32 32 3"]) -> str:
 
 
 def read_place(image: UInt8[np.ndarray, "32 32 3"]) -> str:
-    """Returns the place of a scene's digit, from the middle of the box around its ink."""
+    """Returns the place of the digit in a scene, judged by the centre of its bounding box."""
     ink = np.abs(image.astype(np.float32) - BACKGROUND).max(axis=2) > 60
     if not ink.any():
         return "nowhere"
@@ -190,11 +194,11 @@ def read_place(image: UInt8[np.ndarray, "32 32 3"]) -> str:
 
 
 def load_scenes(name: str) -> Dataset:
-    """Describes the captioned scenes; a scene is a function of its split and number.
+    """Describes the captioned scenes; a scene is a function of its split and its number.
 
     Args:
-        name: ``digit_scenes``: painted with the handwritten digits of ``mnist_subset``. The split
-            ``held_out`` has the colour-digit pairs that no other split has.
+        name: ``digit_scenes``, painted with the handwritten digits of ``mnist_subset``. The split
+            ``held_out`` has the pairs of colour and digit that no other split has.
 
     Raises:
         DataError: the name is unknown.
@@ -212,18 +216,18 @@ def load_scenes(name: str) -> Dataset:
 
 
 def load_scene_digits(*, data_dir: str = "") -> Dataset:
-    """Describes the same scenes, every pair among them, with their digit as the class.
+    """Describes the same scenes with the digit as their class; all pairs occur.
 
-    What learns them can judge the digits of drawn scenes.
+    A classifier trained on them can judge the digits of generated scenes.
 
     Args:
-        data_dir: a TFDS folder with ``mnist``: the scenes are painted with all of its digits;
-            empty: with those of ``mnist_subset``.
+        data_dir: a TFDS folder with ``mnist``, whose digits are then used; empty uses the digits of
+            ``mnist_subset``.
 
     Raises:
         DataError: the folder has no ``mnist``.
     """
-    # A tenth of MNIST's train split, for it has no validation split of its own.
+    # MNIST has no validation split, so a tenth of its train split becomes one.
     digits: dict[str, Any] = {"name": "mnist_subset"}
     if data_dir:
         digits = {"name": "mnist", "data_dir": data_dir, "validation_fraction": 0.1}
@@ -247,13 +251,13 @@ def load_scene_digits(*, data_dir: str = "") -> Dataset:
 class Scenes:
     """Examples of one split.
 
-    ``image: Float32[32, 32, 3]`` between -1 and 1; ``tokens: Int32[12]``, the caption; and the
-    numbers of ``digit``, ``color``, ``size`` and ``place`` in their tables.
+    ``image`` is Float32[32, 32, 3] between -1 and 1, and ``tokens`` is the caption, Int32[12].
+    ``digit``, ``color``, ``size`` and ``place`` are numbers in their tables.
 
     Attributes:
-        split: its name.
-        digits: the handwritten digits, as ``zoo.data.sources.open_source`` takes them.
-        every_pair: whether the pairs of ``HELD_OUT`` are shown beside the others.
+        split: name of the split.
+        digits: the handwritten digits, as arguments of ``zoo.data.sources.open_source``.
+        every_pair: whether the pairs of ``HELD_OUT`` occur like the others.
     """
 
     split: str
@@ -262,7 +266,7 @@ class Scenes:
 
     @functools.cached_property
     def images(self) -> list[UInt8[np.ndarray, "images 28 28"]]:
-        """The images of each digit."""
+        """Images of the handwritten digits, by digit."""
         split = "test" if self.split == "held_out" else self.split
         source = open_source(split=split, **self.digits)
         examples = [source[index] for index in range(len(source))]

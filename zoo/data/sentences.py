@@ -1,10 +1,9 @@
-"""Sentences as sequences of words, each by itself."""
+"""Separate sentences as sequences of words."""
 
 import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,53 +15,78 @@ from zoo.data.vocabulary import Vocabulary
 NAMES = ("sentences", "tatoeba_german")
 END, UNKNOWN = 0, 1
 SPECIAL = ("<end>", "<unknown>")
-# Marks that stand right after a word.
+# Marks that follow a word without a space.
 _CLOSING = frozenset(".,;:!?)\u2019\u201c")
 _SHARES = {"test": 0.05, "validation": 0.1}
 
 
-def load_language(name: str, *, vocabulary_size: int = 8000, **fields: Any) -> Dataset:
-    """Describes a text of characters or sentences of words, by the name: see both.
-
-    Raises:
-        DataError: a field has no meaning for the other, or see there.
-    """
-    if name not in NAMES:
-        return load_text(name, **fields)
-    for field in ("eval_context", "stride"):
-        if fields.pop(field, 0):
-            raise DataError(f"data.{field} has no meaning for data.name={name!r}: leave it at 0")
-    if (order := fields.pop("order", "shuffled")) != "shuffled":
-        raise DataError(f"data.order={order!r} has no meaning for data.name={name!r}")
-    return load_sentences(name, vocabulary_size=vocabulary_size, **fields)
-
-
-def load_sentences(
-    name: str, *, path: str = "", context: int = 24, vocabulary_size: int = 8000
+def load_language(
+    name: str,
+    *,
+    path: str = "",
+    context: int = 64,
+    eval_context: int = 0,
+    stride: int = 0,
+    order: str = "shuffled",
+    vocabulary_size: int = 8000,
 ) -> Dataset:
-    """Describes sentences for a language model of words.
-
-    A sentence is divided by a hash of its text: 5 % are ``test``, 5 % ``validation``, and none is
-    in two parts. Words that are rare in the training part are one symbol, ``<unknown>``.
+    """Describes a text of characters or sentences of words, depending on the name.
 
     Args:
-        name: ``tatoeba_german`` comes with the package; ``sentences`` is a file of one's own.
-        path: the file of ``sentences``, one a line, in UTF-8.
-        context: most words of a sentence and its end; longer ones are left out.
-        vocabulary_size: number of symbols in all.
+        name: see ``zoo.data.text.load_text`` and ``load_sentences``.
+        path: see ``load_text`` and ``load_sentences``.
+        context: see ``load_text`` and ``load_sentences``.
+        eval_context: see ``load_text``.
+        stride: see ``load_text``.
+        order: see ``load_text``.
+        vocabulary_size: see ``load_sentences``.
+
+    Raises:
+        DataError: a field has no meaning for sentences, or see ``load_text`` and
+            ``load_sentences``.
+    """
+    if name not in NAMES:
+        return load_text(
+            name,
+            path=path,
+            context=context,
+            eval_context=eval_context,
+            stride=stride,
+            order=order,
+        )
+    for field, value in (("eval_context", eval_context), ("stride", stride)):
+        if value:
+            raise DataError(f"data.{field} has no meaning for data.name={name!r}: leave it at 0")
+    if order != "shuffled":
+        raise DataError(f"data.order={order!r} has no meaning for data.name={name!r}")
+    return load_sentences(name, path=path, context=context, vocabulary_size=vocabulary_size)
+
+
+def load_sentences(name: str, *, path: str, context: int, vocabulary_size: int) -> Dataset:
+    """Describes sentences for a language model of words.
+
+    The hash of a sentence chooses its split: 5 % are ``test`` and 5 % ``validation``. No sentence
+    is in two splits. Words that are rare in the training split share one symbol, ``<unknown>``.
+
+    Args:
+        name: ``tatoeba_german`` comes with the package; ``sentences`` is your own file.
+        path: the UTF-8 file for ``sentences``, with one sentence a line.
+        context: largest number of words in a sentence, its end included; longer sentences are left
+            out.
+        vocabulary_size: largest number of symbols.
 
     Raises:
         DataError: the file is absent, not UTF-8 or too short, or a field has no meaning.
     """
     if name == "sentences":
         if not path:
-            raise DataError("data.name='sentences' needs data.path: a text file, a sentence a line")
+            raise DataError("data.name='sentences' needs data.path: a file with a sentence a line")
         lines = read_text(path).splitlines()
     else:
         if path:
             raise DataError(
-                f"data.path={path!r} has no meaning for data.name={name!r}: for sentences of your "
-                "own take data.name='sentences'"
+                f"data.path={path!r} has no meaning for data.name={name!r}: use "
+                "data.name='sentences' for your own sentences"
             )
         lines = embedded_text("tatoeba_german.txt.gz").splitlines()
     divided = divide(lines)
@@ -88,7 +112,7 @@ def load_sentences(
 
 
 def divide(sentences: Iterable[str]) -> dict[str, list[str]]:
-    """Returns the sentences by split, each once, in their order."""
+    """Returns the sentences by split in their order, without duplicates."""
     divided: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for sentence in dict.fromkeys(line.strip() for line in sentences):
         if sentence:
@@ -97,25 +121,30 @@ def divide(sentences: Iterable[str]) -> dict[str, list[str]]:
 
 
 def words_of(sentence: str) -> list[str]:
-    """Returns words and punctuation marks, as they are written."""
+    """Returns the words and punctuation marks of a sentence, as they are written."""
     return re.findall(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]", sentence)
 
 
 def frequent_words(texts: Iterable[str], size: int) -> Vocabulary:
-    """Returns ``SPECIAL`` and the most frequent words, ``size`` symbols at most in all."""
+    """Returns ``SPECIAL`` and the most frequent words, at most ``size`` symbols together."""
     counts = Counter(word for text in texts for word in words_of(text))
-    # Equally frequent ones by name.
+    # Equally frequent words are sorted by name.
     frequent = sorted(counts, key=lambda word: (-counts[word], word))
     return Vocabulary((*SPECIAL, *frequent[: size - len(SPECIAL)]), "word")
 
 
 def encode(sentence: str, vocabulary: Vocabulary) -> list[int]:
-    """Returns the numbers of a sentence's words; those that are not known are ``UNKNOWN``."""
+    """Returns the numbers of a sentence's words; unknown words become ``UNKNOWN``."""
     return [vocabulary.numbers.get(word, UNKNOWN) for word in words_of(sentence)]
 
 
+def unknown(text: str, vocabulary: Vocabulary) -> list[str]:
+    """Returns the words of a text that are not in the vocabulary."""
+    return [word for word in words_of(text) if word not in vocabulary.numbers]
+
+
 def spaced(word: str) -> str:
-    """Returns a word as it goes on after another: a space before it, but not before most marks."""
+    """Returns a word as it follows another: with a space, except before closing marks."""
     return word if word in _CLOSING else f" {word}"
 
 
@@ -123,7 +152,7 @@ def spaced(word: str) -> str:
 class Sentences:
     """Examples ``{"tokens", "targets": Int32[length], "token_mask": Float32[length]}``.
 
-    The tokens begin with ``END``: it stands between two sentences.
+    The tokens begin with ``END``, which separates two sentences.
     """
 
     encoded: Sequence[Sequence[int]]

@@ -1,4 +1,6 @@
-"""Series in time: what has been, and what came next."""
+"""Time series, cut into windows of past and future values."""
+
+from __future__ import annotations
 
 import dataclasses
 import datetime
@@ -32,30 +34,30 @@ def load_series(
 ) -> Dataset:
     """Describes windows of a series: ``context`` values, and the ``horizon`` values after them.
 
-    Windows whose forecast ends in the first 70 % of the series are ``train``, those whose forecast
-    lies in the next 10 % ``validation``, those whose forecast lies in the rest ``test``. Missing
-    values are filled along a straight line; no window that begins or forecasts in a filled stretch
-    of more than ``context`` values is kept.
+    Windows whose forecast ends in the first 70 % of the series are ``train``. Windows whose
+    forecast lies in the next 10 % are ``validation``, and those whose forecast lies in the rest are
+    ``test``. Missing values are interpolated linearly. Windows that begin or forecast in a filled
+    stretch of more than ``context`` values are left out.
 
     Args:
-        name: ``co2_weekly`` comes with the package; ``series`` is a file of one's own.
-        path: the file of ``series``: ``.csv`` with a header; in UTF-8.
-        time_column: the column of dates, ``YYYY-MM-DD`` or ``YYYYMMDD``, increasing.
-        value_column: the column of numbers; an empty cell is a missing value.
-        context: values that are read.
-        horizon: values that are forecast.
-        period: values in a season, for the naive forecast.
+        name: ``co2_weekly`` comes with the package; ``series`` is your own file.
+        path: the file for ``series``: a UTF-8 ``.csv`` with a header.
+        time_column: the column with increasing dates, ``YYYY-MM-DD`` or ``YYYYMMDD``.
+        value_column: the column with the numbers; an empty cell is a missing value.
+        context: number of values that are read.
+        horizon: number of values that are forecast.
+        period: number of values in a season, for the naive forecast.
 
     Raises:
-        DataError: the file is absent or wrong in a named line, or too short.
+        DataError: the file is absent or too short, or a line is wrong; the message names the line.
     """
     if name not in NAMES:
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
     if name == "co2_weekly":
         if path:
             raise DataError(
-                f"data.path={path!r} has no meaning for data.name='co2_weekly': for a series of "
-                "your own take data.name='series'"
+                f"data.path={path!r} has no meaning for data.name='co2_weekly': use "
+                "data.name='series' for your own series"
             )
         text = embedded_text("co2_weekly.csv.gz")
         series = read_series("co2_weekly.csv", text, *columns(name, time_column, value_column))
@@ -82,7 +84,7 @@ def load_series(
         if not len(source):
             raise DataError(
                 f"the {split} split of data.name={name!r} is empty: the series has {len(values)} "
-                "values; lower data.context or data.horizon, or give a longer one"
+                "values; lower data.context or data.horizon, or give a longer series"
             )
     return Dataset(
         name=name,
@@ -96,13 +98,13 @@ def load_series(
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Values at even distances.
+    """Values at equal distances in time.
 
     Attributes:
-        values: missing ones filled along a straight line.
-        filled: which were missing.
-        start: date of the first.
-        step: from one to the next.
+        values: the values; missing ones are interpolated linearly.
+        filled: indices of the values that were missing.
+        start: date of the first value.
+        step: time from one value to the next.
     """
 
     values: Float64[np.ndarray, " time"]
@@ -111,17 +113,17 @@ class Series:
     step: datetime.timedelta
 
     def date(self, index: int) -> datetime.date:
-        """Returns the date of a value, also of one that is still to come."""
+        """Returns the date of a value, which may lie after the end of the series."""
         return self.start + index * self.step
 
     def phase(self, index: int) -> float:
-        """Returns how many steps a value is after the first day of 2000: series agree on it."""
+        """Returns the steps from the first day of 2000 to a value, which all series share."""
         return (self.date(index) - _EPOCH) / self.step
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Examples ``{"series", "phase", "target", "naive"}``, by the number of the first forecast."""
+    """Examples ``{"series", "phase", "target", "naive"}``, by index of the first forecast."""
 
     series: Series
     context: int
@@ -145,40 +147,42 @@ class Windows:
 
 
 def columns(name: str, time_column: str, value_column: str) -> tuple[str, str]:
-    """Returns the names of the columns of time and value: those of what is shipped are fixed."""
+    """Returns the names of the time and value columns; they are fixed for ``co2_weekly``."""
     return ("date", "co2") if name == "co2_weekly" else (time_column, value_column)
 
 
 def read_series(path: str, text: str, time_column: str, value_column: str) -> Series:
     """Reads a series from the text of a CSV file.
 
-    The commonest distance of two dates is the step; dates that are left out, and empty cells, are
-    missing values.
+    The most common distance between two dates is the step. Dates that are left out and empty cells
+    are missing values.
 
     Args:
-        path: for messages.
-        text: of the file.
-        time_column: the column of dates.
-        value_column: the column of numbers.
+        path: the path of the file, for error messages.
+        text: the text of the file.
+        time_column: the column with the dates.
+        value_column: the column with the numbers.
 
     Raises:
-        DataError: a column is missing, or a line is wrong, which is named.
+        DataError: a column is missing, or a line is wrong; the message names the line.
     """
     dates, numbers = [], []
-    for line, row in parse_columns(path, text, (time_column, value_column)):
+    for line, row in parse_columns(
+        path, text, (time_column, value_column), ("time_column", "value_column")
+    ):
         try:
             dates.append(datetime.date.fromisoformat(row[time_column]))
             numbers.append(float(row[value_column]) if row[value_column] else math.nan)
         except ValueError as error:
             raise DataError(f"{path}, line {line}: {error}") from error
         if not math.isfinite(numbers[-1]) and row[value_column]:
-            raise DataError(f"{path}, line {line}: {row[value_column]} is no number")
+            raise DataError(f"{path}, line {line}: {row[value_column]} is not a number")
         if len(dates) > 1 and dates[-1] <= dates[-2]:
             raise DataError(
                 f"{path}, line {line}: the date {dates[-1]} is not after the one before"
             )
     if len(dates) < 3:
-        raise DataError(f"{path} has {len(dates)} values: a series needs more")
+        raise DataError(f"{path} has {len(dates)} values: a series needs at least 3")
     distances = [(b - a).days for a, b in itertools.pairwise(dates)]
     step = max(set(distances), key=distances.count)
     places = [round((date - dates[0]).days / step) for date in dates]

@@ -1,4 +1,6 @@
-"""Where examples come from: sets that the package ships, and prepared TFDS folders."""
+"""Sources of examples: data sets in the package, prepared TFDS folders, and your own images."""
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -24,27 +26,27 @@ _OWN = ("image_folder", "npz")
 
 
 class DataError(UserError):
-    """Data that are not there, or not what the config says."""
+    """Data are absent, or are not what the config says."""
 
 
 class Source(Protocol):
     """Random access to examples ``{"image": UInt8[height, width, channels], "label": int}``."""
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Returns the number of examples."""
 
     def __getitem__(self, index: int) -> Example:
-        """The example at an index below the length."""
+        """Returns the example at an index below the length."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataInfo:
-    """What is known of a data set before it is read.
+    """A description of a data set, known before its examples are read.
 
     Attributes:
-        name: its name.
+        name: name of the data set.
         sizes: number of examples by split.
-        class_names: by label.
+        class_names: names of the classes, by label.
         image_shape: height, width and channels.
     """
 
@@ -71,18 +73,18 @@ def describe(
     path: str | None = None,
     validation_fraction: float = 0.0,
 ) -> DataInfo:
-    """Describes a data set; a missing one is found out at once and without a network.
+    """Describes a data set. A missing one is reported at once and without a network.
 
     Args:
         name: ``mnist_subset`` comes with the package; ``mnist`` and ``cifar10`` are read from a
-            prepared TFDS folder.
-        data_dir: the TFDS folder; None: TFDS's own default.
-        path: of ``image_folder`` and ``npz``, data of one's own: see ``zoo.data.folders``.
-        validation_fraction: share of the train split of a TFDS set, or of a folder, that becomes
-            ``validation``.
+            prepared TFDS folder; ``image_folder`` and ``npz`` are your own data.
+        data_dir: the TFDS folder; None for TFDS's own default.
+        path: where the data of ``image_folder`` or ``npz`` are: see ``zoo.data.folders``.
+        validation_fraction: share of the train split of a TFDS data set, or of a folder, that
+            becomes ``validation``.
 
     Raises:
-        DataError: the name is unknown, or the data are not there.
+        DataError: the name is unknown, or the data are absent.
     """
     _check(name, path, validation_fraction)
     if name in _OWN:
@@ -112,10 +114,11 @@ def open_source(
     path: str | None = None,
     validation_fraction: float = 0.0,
 ) -> Source:
-    """Opens a split of a data set; examples are decoded when they are asked for.
+    """Opens a split of a data set; examples are decoded on access.
 
-    The validation split of a TFDS set is drawn from its train split, the same at every call and
-    not stratified: that would mean reading every label first. ``train`` is then the rest.
+    The validation split of a TFDS data set is drawn from its train split, and ``train`` is then the
+    rest. The draw is the same at every call. It is not stratified, because that would need to read
+    every label first.
 
     Args:
         name: see ``describe``.
@@ -125,7 +128,7 @@ def open_source(
         validation_fraction: see ``describe``.
 
     Raises:
-        DataError: as ``describe``, or the set has no such split.
+        DataError: see ``describe``, or the data set has no such split.
     """
     info = describe(name, data_dir=data_dir, path=path, validation_fraction=validation_fraction)
     check_split(name, split, info.sizes)
@@ -152,7 +155,7 @@ def open_source(
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Examples that lie in memory."""
+    """Examples in memory."""
 
     images: UInt8[np.ndarray, "examples height width channels"]
     labels: UInt8[np.ndarray, " examples"]
@@ -166,7 +169,7 @@ class ArraySource:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Some examples of another source."""
+    """A selection of the examples of another source."""
 
     source: Source
     indices: Int[np.ndarray, " rows"]
@@ -196,7 +199,7 @@ class Concatenation:
 
 
 def check_split(name: str, split: str, sizes: Mapping[str, int]) -> None:
-    """Raises DataError if ``split`` is none of ``sizes``."""
+    """Raises DataError if ``split`` is not in ``sizes``."""
     if split not in sizes:
         hint = " (data.validation_fraction makes one)" if split == "validation" else ""
         known = ", ".join(f"{other} ({size:,})" for other, size in sizes.items())
@@ -224,7 +227,7 @@ def _check(name: str, path: str | None, validation_fraction: float) -> None:
 def _own(
     name: str, path: str, validation_fraction: float
 ) -> tuple[tuple[str, ...], Mapping[str, Source]]:
-    """The classes and the splits of data of one's own."""
+    """Returns the classes and the splits of the user's own data."""
     where = Path(path).expanduser()
     if name == "image_folder":
         classes, files = folders.read_folder(where, validation_fraction)
@@ -245,10 +248,10 @@ def _held_out(examples: int, fraction: float) -> Int[np.ndarray, " rows"]:
 
 
 def _tfds_folder(name: str, data_dir: str | None) -> Path:
-    """The folder of the newest prepared version, found before TFDS is imported."""
+    """Returns the folder of the newest prepared version, without importing TFDS."""
     folder = Path(data_dir or _default_data_dir()).expanduser()
     infos = (folder / name).glob("*/dataset_info.json")
-    # A folder that is still being written has more in its name than a version.
+    # The name of a folder that is still being written is longer than a version.
     versions = [i.parent for i in infos if re.fullmatch(r"\d+\.\d+\.\d+", i.parent.name)]
     if not versions:
         raise DataError(
@@ -262,7 +265,7 @@ def _tfds_folder(name: str, data_dir: str | None) -> Path:
 def _tfds_builder(folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    # By folder: by name TFDS wants the version that it knows itself.
+    # Open it by folder: by name, TFDS accepts only the version that it knows itself.
     return tfds.builder_from_directory(str(folder))
 
 
@@ -271,11 +274,11 @@ def _default_data_dir() -> str:
 
 
 def split_of(text: str, limits: Mapping[str, float]) -> str:
-    """Returns the split that a text belongs to; it depends on the text and the limits alone.
+    """Returns the split of a text, which depends only on the text and the limits.
 
     Args:
-        text: what is divided; equal ones are in one split.
-        limits: of each split but ``train`` the share that it and those before it have together.
+        text: the text; equal texts are in the same split.
+        limits: for each split except ``train``, the share of it and the splits before it together.
     """
     share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     return next((split for split, limit in limits.items() if share < limit), "train")

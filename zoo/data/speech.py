@@ -1,4 +1,6 @@
-"""Speech: recordings of digits that are joined to strings, or recordings of one's own."""
+"""Speech: recorded digits that are joined to strings, or your own recordings."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -23,10 +25,11 @@ HELD_OUT = "theo"
 TEST_TAKES = 5
 SAMPLE_RATE = 8000
 BLANK = "<blank>"
-# Of the training takes of each digit and speaker.
+# Number of takes of each digit and speaker that validation gets from the training takes.
 _VALIDATION_TAKES = 2
 _MU = 255
-# Strings of which a test set is made: every recording is in each of so many passes once.
+# Number of passes over the recordings from which the fixed strings of evaluation are made; each
+# pass uses every recording once.
 _PASSES = 4
 _LONGEST_STRING = 6
 
@@ -34,13 +37,13 @@ Sound = Float32[np.ndarray, " time"]
 
 
 def encode_mu_law(samples: Sound) -> UInt8[np.ndarray, " time"]:
-    """Returns samples in [-1, 1] as 8 bits, finer near 0 (ITU-T G.711's mu-law)."""
+    """Encodes samples in [-1, 1] in 8 bits, finer near 0 (the mu-law of ITU-T G.711)."""
     shrunk = np.sign(samples) * np.log1p(_MU * np.abs(samples)) / np.log1p(_MU)
     return np.round((shrunk + 1) / 2 * 255).astype(np.uint8)
 
 
 def decode_mu_law(codes: UInt8[np.ndarray, " time"]) -> Sound:
-    """Returns the samples in [-1, 1] that ``encode_mu_law`` encoded."""
+    """Decodes the result of ``encode_mu_law`` to samples in [-1, 1]."""
     shrunk = codes.astype(np.float32) / 255 * 2 - 1
     return (np.sign(shrunk) * np.expm1(np.abs(shrunk) * np.log1p(_MU)) / _MU).astype(np.float32)
 
@@ -54,21 +57,22 @@ def load_speech(
     gap_seconds: float = 0.3,
     noise: float = 0.003,
 ) -> Dataset:
-    """Describes recordings and what is said in them.
+    """Describes recordings and their transcripts.
 
     Token 0 is the blank of CTC.
 
     Args:
-        name: ``spoken_digits``: comes with the package; ``wav_folder``: one's own.
-        path: of ``wav_folder``: a folder with ``transcripts.tsv``, columns ``split``, ``file`` and
-            ``text``, and the WAV files it names.
-        max_seconds: length to which a recording is filled up; longer ones are left out.
-        max_symbols: likewise, of texts.
+        name: ``spoken_digits`` comes with the package; ``wav_folder`` is your own data.
+        path: the folder for ``wav_folder``: it holds ``transcripts.tsv``, with the columns
+            ``split``, ``file`` and ``text``, and the WAV files that it names.
+        max_seconds: length to which recordings are padded; a longer file of ``wav_folder`` raises
+            a DataError when it is read.
+        max_symbols: length to which texts are padded; longer ones are left out.
         gap_seconds: longest silence before, between and after digits.
-        noise: largest standard deviation of the noise added in training, of a full scale of 1.
+        noise: largest standard deviation of the noise that training adds; full scale is 1.
 
     Raises:
-        DataError: the files are not there or wrong, or a field has no meaning.
+        DataError: the files are absent or wrong, or a field has no meaning.
     """
     if name not in NAMES:
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
@@ -77,8 +81,8 @@ def load_speech(
         return _load_folder(path, length, max_symbols, noise)
     if path:
         raise DataError(
-            f"data.path={path!r} has no meaning for data.name='spoken_digits': for recordings of "
-            "your own take data.name='wav_folder'"
+            f"data.path={path!r} has no meaning for data.name='spoken_digits': use "
+            "data.name='wav_folder' for your own recordings"
         )
     recordings = read_spoken_digits()
     vocabulary = Vocabulary((BLANK, *map(str, range(10))), "digit")
@@ -115,7 +119,7 @@ def load_speech(
 
 @dataclasses.dataclass(frozen=True)
 class Recordings:
-    """Digits and how they sound."""
+    """Recorded digits: their sounds and their values."""
 
     sounds: tuple[Sound, ...]
     digits: tuple[int, ...]
@@ -128,8 +132,8 @@ class Recordings:
 def read_spoken_digits() -> dict[str, Recordings]:
     """Reads the shipped recordings: ``train``, ``validation``, ``test`` and ``held_out``.
 
-    ``test`` has the set's own test takes of the five speakers of the training, ``held_out`` those
-    of the sixth.
+    ``test`` has the data set's own test takes of the five training speakers, ``held_out`` the test
+    takes of the sixth speaker.
     """
     file = resources.files("zoo.data").joinpath("embedded/spoken_digits.npz")
     with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
@@ -154,7 +158,7 @@ def read_spoken_digits() -> dict[str, Recordings]:
 
 @dataclasses.dataclass(frozen=True)
 class _Firsts:
-    """Training examples: which recording a string begins with; the rest is drawn."""
+    """Training examples: the index of a string's first recording; the rest is drawn."""
 
     count: int
 
@@ -167,7 +171,7 @@ class _Firsts:
 
 @dataclasses.dataclass(frozen=True)
 class _Joiner:
-    """Joins recordings, with gaps, as long as they fit."""
+    """Joins recordings, with gaps between them, while they fit into ``length``."""
 
     length: int
     most: int
@@ -176,7 +180,7 @@ class _Joiner:
     def draw(
         self, recordings: Recordings, first: int, generator: np.random.Generator
     ) -> tuple[Sound, list[int]]:
-        """Returns a string of 1 to ``most`` digits that begins with a recording."""
+        """Returns a string of 1 to ``most`` digits that begins with the recording ``first``."""
         more = generator.integers(len(recordings), size=generator.integers(self.most))
         sound, used = self._joined(recordings, [first, *more.tolist()], generator)
         return sound, [recordings.digits[i] for i in used]
@@ -229,10 +233,12 @@ def _padded(sound: Sound, tokens: Sequence[int], length: int, most: int) -> Exam
 
 
 def read_wav(file: Path) -> Sound:
-    """Reads a WAV file of 8, 16 or 32 bits, its channels averaged, at 8,000 samples a second.
+    """Reads a WAV file of 8, 16 or 32 bits.
+
+    The channels are averaged, and the result has 8,000 samples a second.
 
     Raises:
-        DataError: it is absent, or no such file.
+        DataError: the file is absent, or is not a WAV file of 8, 16 or 32 bits.
     """
     try:
         with wave.open(str(file), "rb") as opened:
@@ -245,9 +251,9 @@ def read_wav(file: Path) -> Sound:
     except FileNotFoundError as error:
         raise DataError(f"{file}: there is no such file") from error
     except (wave.Error, EOFError) as error:
-        raise DataError(f"{file} is no WAV file of whole numbers: {error}") from error
+        raise DataError(f"{file} is not a WAV file of integers: {error}") from error
     if width not in (1, 2, 4):
-        raise DataError(f"{file} has {8 * width} bits a sample, it must have 8, 16 or 32")
+        raise DataError(f"{file} has {8 * width} bits a sample; it must have 8, 16 or 32")
     if width == 1:
         samples = np.frombuffer(content, np.uint8).astype(np.float32) / 128 - 1
     else:

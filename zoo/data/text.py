@@ -1,4 +1,6 @@
-"""Running text, cut into windows of characters."""
+"""Continuous text, cut into windows of characters."""
+
+from __future__ import annotations
 
 import dataclasses
 import gzip
@@ -20,25 +22,25 @@ _SHARES = {"train": 0.9, "validation": 0.05, "test": 0.05}
 def load_text(
     name: str,
     *,
-    path: str = "",
-    context: int = 64,
-    eval_context: int = 0,
-    stride: int = 0,
-    order: str = "shuffled",
+    path: str,
+    context: int,
+    eval_context: int,
+    stride: int,
+    order: str,
 ) -> Dataset:
     """Describes a text as windows of characters, each with the characters that follow.
 
-    The first 90 % of the text are ``train``, the next 5 % ``validation``, the rest ``test``, as
-    TFDS divides ``tiny_shakespeare``. In evaluation every character but a split's first is
-    predicted once.
+    The first 90 % of the text are ``train``, the next 5 % ``validation`` and the rest ``test``, as
+    TFDS divides ``tiny_shakespeare``. Evaluation predicts every character of a split once, except
+    the first.
 
     Args:
-        name: ``tiny_shakespeare`` comes with the package; ``text`` is a file of one's own.
-        path: the file of ``text``, in UTF-8.
-        context: characters in a window, at least 1.
-        eval_context: characters in a window of evaluation; 0: as in training.
-        stride: characters between the beginnings of two training windows; 0: ``context``, so that
-            they do not overlap.
+        name: ``tiny_shakespeare`` comes with the package; ``text`` is your own file.
+        path: the UTF-8 file for ``text``.
+        context: number of characters in a window, at least 1.
+        eval_context: number of characters in a window of evaluation; 0 means ``context``.
+        stride: number of characters from the beginning of a training window to that of the next; 0
+            means ``context``, so that windows do not overlap.
         order: ``shuffled`` or ``lanes``; see ``Dataset``.
 
     Raises:
@@ -48,8 +50,8 @@ def load_text(
     stride, eval_context = stride or context, eval_context or context
     if order == "lanes" and stride != context:
         raise DataError(
-            f"data.stride={stride} with data.order='lanes': a lane goes on where it ended; leave "
-            "the stride at 0"
+            f"data.stride={stride} with data.order='lanes': every window of a lane continues the "
+            "previous one; leave the stride at 0"
         )
     vocabulary = Vocabulary(tuple(sorted(set(text))), "character")
     splits = {split: vocabulary.encode(part) for split, part in _divide(text).items()}
@@ -58,7 +60,7 @@ def load_text(
         if len(tokens) < shortest:
             raise DataError(
                 f"the {split} split of data.name={name!r} has {len(tokens)} characters, fewer than "
-                f"the {shortest} that a window takes: lower data.context or give a longer text"
+                f"the {shortest} that a window needs: lower data.context or give a longer text"
             )
     windows = {
         split: (
@@ -83,13 +85,13 @@ def load_text(
 class Windows:
     """Windows of a text: ``{"tokens", "targets": Int32[length], "token_mask": Float32[length]}``.
 
-    A target is the token after. The last window may be shorter; ``token_mask`` is 1 for what
-    counts.
+    A target is the next token. The last window may be shorter; ``token_mask`` is 1 for the tokens
+    that count.
 
     Attributes:
         text: the tokens.
-        length: tokens in a window.
-        stride: tokens between the beginnings of two windows.
+        length: number of tokens in a window.
+        stride: number of tokens from the beginning of a window to that of the next.
         count: number of windows.
     """
 
@@ -113,7 +115,7 @@ class Windows:
 
 
 def read_text(path: str | Path) -> str:
-    """Returns a file's text.
+    """Returns the text of a file.
 
     Raises:
         DataError: the file is absent, or is not UTF-8; the message names the byte.
@@ -147,8 +149,8 @@ def _read(name: str, path: str) -> str:
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
     if path:
         raise DataError(
-            f"data.path={path!r} has no meaning for data.name={name!r}: for a text of your own "
-            "take data.name='text'"
+            f"data.path={path!r} has no meaning for data.name={name!r}: use data.name='text' "
+            "for your own text"
         )
     return embedded_text(f"{name}.txt.gz")
 

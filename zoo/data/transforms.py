@@ -1,7 +1,9 @@
-"""What is done to an example: functions of PIL images and drawn numbers, as torchvision has them.
+"""Transforms of examples: torchvision's functions of PIL images and random numbers.
 
-Every function gives bit for bit what torchvision gives for the same PIL image and numbers.
+For the same PIL image and numbers, every function returns what torchvision returns, bit for bit.
 """
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
@@ -19,18 +21,21 @@ Transform = Callable[[Example, np.random.Generator], dict[str, np.ndarray]]
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
-    """Resizes to a square, bilinear: ``torchvision.transforms.functional.resize``."""
+    """Resizes to a square bilinearly: ``torchvision.transforms.functional.resize``."""
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def grayscale(image: Image.Image) -> Image.Image:
-    """Gray in three equal channels: ``rgb_to_grayscale(num_output_channels=3)``."""
+    """Converts to gray in three equal channels: ``rgb_to_grayscale(num_output_channels=3)``."""
     gray = image.convert("L")
     return Image.merge("RGB", (gray, gray, gray))
 
 
 def rotate(image: Image.Image, degrees: float) -> Image.Image:
-    """Rotates counter-clockwise about the centre, nearest neighbour, black outside: ``rotate``."""
+    """Rotates counter-clockwise about the centre with nearest neighbours: ``rotate``.
+
+    Pixels from outside the image are black.
+    """
     return image.rotate(degrees, Image.Resampling.NEAREST)
 
 
@@ -47,26 +52,26 @@ def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
 def normalize(
     image: Image.Image, mean: float, std: float
 ) -> Float32[np.ndarray, "height width channels"]:
-    """Scales to [0, 1], subtracts the mean, divides by ``std``: ``ToTensor``, ``Normalize``."""
+    """Scales to [0, 1], subtracts ``mean``, divides by ``std``: ``ToTensor``, ``Normalize``."""
     unit = np.asarray(image, np.float32) / np.float32(255)
     return (unit - np.float32(mean)) / np.float32(std)
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedTransform:
-    """The seed's transforms.
+    """The transforms of the seed.
 
-    Resized, gray in three channels, normalised; in training also a small rotation, and changes of
-    brightness and contrast in random order.
+    Images are resized, converted to gray in three channels, and normalised. Training also applies a
+    small rotation, and changes brightness and contrast in random order.
 
     Attributes:
         train: whether to augment.
         image_size: side of the result, in pixels.
-        mean: subtracted from values in [0, 1].
-        std: divided by, above 0.
-        rotation_degrees: the rotation is drawn between minus and plus this.
-        brightness: the factor is drawn between 1 minus and 1 plus this, which is at most 1.
-        contrast: likewise.
+        mean: the mean that is subtracted from values in [0, 1].
+        std: the standard deviation by which they are then divided, above 0.
+        rotation_degrees: largest rotation to either side.
+        brightness: the factor is drawn from 1 - ``brightness`` to 1 + ``brightness``; at most 1.
+        contrast: the factor is drawn from 1 - ``contrast`` to 1 + ``contrast``; at most 1.
     """
 
     train: bool
@@ -112,15 +117,17 @@ class SeedTransform:
 
 @dataclasses.dataclass(frozen=True)
 class CifarTransform:
-    """The usual augmentation of small photographs (He et al. 2016, section 4.2), and no other.
+    """The usual augmentation of small photographs (He et al. 2016, section 4.2).
 
-    In training four black pixels are added on each side, a random square of the old size is cut out
-    and mirrored half of the time. Then each channel is normalised by CIFAR-10's mean and deviation.
+    Training adds four black pixels on each side, cuts out a random square of the old size, and
+    mirrors it half of the time. Each channel is then normalised by the mean and standard deviation
+    of CIFAR-10. By default there is no other augmentation.
 
     Attributes:
         train: whether to augment.
-        image_size: side of the result, in pixels; others are resized to it first.
-        rand_augment: changes by ``zoo.data.randaugment`` in training, after the mirroring.
+        image_size: side of the result, in pixels; other images are resized to it first.
+        rand_augment: number of changes by ``zoo.data.randaugment``, in training after the
+            mirroring.
         rand_augment_magnitude: how strong they are, 0 to 30.
     """
 
@@ -164,16 +171,17 @@ class CifarTransform:
 
 @dataclasses.dataclass(frozen=True)
 class ImagenetTransform:
-    """The usual preparation of photographs, as torchvision's training and evaluation presets.
+    """The usual preparation of photographs, as in torchvision's training and evaluation presets.
 
-    In training a part of the image, of random size and shape, is cut out (Szegedy et al. 2015,
-    section 6; ``RandomResizedCrop``) and mirrored half of the time. Otherwise the shorter side is
-    resized to 8/7 of ``image_size`` and the middle is cut out. Then each channel is normalised.
+    Training cuts out a part of the image of random size and shape (Szegedy et al. 2015, section 6;
+    ``RandomResizedCrop``) and mirrors it half of the time. Evaluation resizes the shorter side to
+    8/7 of ``image_size`` and cuts out the centre. Each channel is then normalised.
 
     Attributes:
         train: whether to augment.
         image_size: side of the result, in pixels.
-        rand_augment: changes by ``zoo.data.randaugment`` in training, after the mirroring.
+        rand_augment: number of changes by ``zoo.data.randaugment``, in training after the
+            mirroring.
         rand_augment_magnitude: how strong they are, 0 to 30.
     """
 
@@ -209,7 +217,8 @@ def random_part(
 ) -> tuple[int, int, int, int]:
     """Draws (left, top, right, bottom): ``RandomResizedCrop.get_params``.
 
-    8 % to 100 % of the area, with sides of 3:4 to 4:3; after ten draws that do not fit, the middle.
+    The part has 8 % to 100 % of the area, and sides of 3:4 to 4:3. After ten draws that do not fit,
+    it is the centre.
     """
     for _ in range(10):
         area = width * height * generator.uniform(0.08, 1.0)
@@ -225,7 +234,7 @@ def random_part(
 
 
 def shorter_side(image: Image.Image, size: int) -> Image.Image:
-    """Resizes so that the shorter side has ``size`` pixels, bilinear: ``resize(image, size)``."""
+    """Resizes the shorter side to ``size`` pixels bilinearly: ``resize(image, size)``."""
     width, height = image.size
     short, long = sorted((width, height))
     if short == size:
@@ -236,7 +245,7 @@ def shorter_side(image: Image.Image, size: int) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Cuts a square out of the middle of an image that is no smaller: ``center_crop``."""
+    """Cuts a square out of the centre of an image that is at least as large: ``center_crop``."""
     width, height = image.size
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
@@ -283,8 +292,8 @@ def make_transform(name: str, *, train: bool, **options: Any) -> Transform:
 
     Args:
         name: ``seed``, ``cifar`` or ``imagenet``.
-        train: whether to augment; without, the generator is not used.
-        **options: see the classes.
+        train: whether to augment; the generator is only used for that.
+        **options: the options of the transform: see its class.
 
     Raises:
         UserError: the name is unknown, or an option is out of range.

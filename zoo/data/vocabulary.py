@@ -1,4 +1,6 @@
-"""What the numbers of a data set stand for: classes, characters, words, phonemes."""
+"""Vocabularies: the classes, characters, words or phonemes that the numbers of data stand for."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -16,8 +18,8 @@ class Vocabulary:
     """Symbols by number.
 
     Attributes:
-        symbols: the symbol of each number; all different.
-        kind: what one symbol is, for messages: ``character``, ``word``, ….
+        symbols: the symbol of each number, without duplicates.
+        kind: what a symbol is, for messages, such as ``character`` or ``word``.
     """
 
     symbols: tuple[str, ...]
@@ -32,10 +34,10 @@ class Vocabulary:
         return {symbol: number for number, symbol in enumerate(self.symbols)}
 
     def encode(self, symbols: Iterable[str]) -> Int32[np.ndarray, " length"]:
-        """Returns the symbols' numbers.
+        """Returns the numbers of symbols.
 
         Raises:
-            DataError: some are not in the vocabulary; all are named.
+            DataError: symbols are not in the vocabulary; the message names all of them.
         """
         symbols = list(symbols)
         unknown = sorted({symbol for symbol in symbols if symbol not in self.numbers})
@@ -61,7 +63,7 @@ def vocabularies_to_json(vocabularies: Mapping[str, Vocabulary]) -> str:
 
 
 def vocabularies_from_json(text: str) -> dict[str, Vocabulary]:
-    """Returns what ``vocabularies_to_json`` wrote."""
+    """Returns the vocabularies that ``vocabularies_to_json`` wrote."""
     return {
         name: Vocabulary(tuple(entry["symbols"]), entry["kind"])
         for name, entry in json.loads(text).items()

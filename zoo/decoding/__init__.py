@@ -1,10 +1,10 @@
 """From a language model's logits to text: greedy, sampled and beam decoding, with a cache.
 
-A model comes in as a function ``step(tokens, cache) -> (logits, cache)``: ``tokens: Int[Array,
-"batch time"]`` follow what the cache has seen, ``logits: Float[Array, "batch time vocab"]`` are of
-each next token. An array of the cache has the batch as its first axis, or is a scalar. What else
-belongs to a row, such as what an encoder made of its source, travels in the cache too, so that beam
-search can repeat it for each beam.
+A model is a function ``step(tokens, cache) -> (logits, cache)``. ``tokens: Int[Array, "batch
+time"]`` follow the tokens that the cache has seen, and ``logits: Float[Array, "batch time vocab"]``
+predict the token after each. An array of the cache has the batch as its first axis, or is a scalar.
+Everything else that belongs to a row, such as an encoder's output for its source, also travels in
+the cache, so that beam search can repeat it for each beam.
 """
 
 from zoo.decoding.beam import beam_search

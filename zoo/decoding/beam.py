@@ -1,5 +1,7 @@
 """Beam search: the likeliest whole sequence among the likeliest beginnings."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,17 +15,18 @@ _NEVER = -1e9
 
 
 class _Beams(NamedTuple):
-    """The search so far, ``beams`` sequences a row.
+    """The state of a search with ``beams`` sequences for each row.
 
     Attributes:
-        length: number of tokens in the live sequences.
-        live: sequences that go on.
-        live_scores: their log-probabilities, the largest first.
-        done: sequences that ended.
-        done_scores: their log-probabilities, divided by their length to the power of the penalty.
+        length: the number of tokens in the live sequences.
+        live: the sequences that go on.
+        live_scores: the log-probabilities of ``live``, the largest first.
+        done: the sequences that ended.
+        done_scores: the log-probabilities of ``done``, each divided by the length of its sequence
+            to the power of the penalty.
         is_done: whether the place in ``done`` is taken.
         may_improve: whether a live sequence of the row may still become better than a done one.
-        cache: of the live sequences, [batch * beams, …].
+        cache: the cache of the live sequences, [batch * beams, …].
     """
 
     length: Int[Array, ""]
@@ -50,24 +53,25 @@ def beam_search(
 ) -> tuple[Int[Array, "batch max_new_tokens"], Float[Array, " batch"]]:
     """Returns the best sequence found for each row, and its score; can be compiled.
 
-    As ``transformers.generate(num_beams=…, do_sample=False)``. A row's search stops when it has
-    ``num_beams`` ended sequences and no live one may become better than the worst of them. A
-    sequence that has not ended after ``max_new_tokens`` counts as ended there.
+    Matches ``transformers.generate(num_beams=…, do_sample=False)``. The search of a row stops when
+    the row has ``num_beams`` ended sequences and no live one may become better than the worst of
+    them. A sequence that has not ended after ``max_new_tokens`` counts as ended there.
 
     Args:
         step: the model.
-        cache: before the prompt, with room for the prompt and the new tokens.
-        prompt: what the new tokens follow.
-        num_beams: number of beginnings that are kept, at least 1.
-        max_new_tokens: most new tokens.
+        cache: the cache before the prompt, with room for the prompt and the new tokens.
+        prompt: the tokens that the new ones follow.
+        num_beams: the number of beginnings that are kept, at least 1.
+        max_new_tokens: the largest number of new tokens.
         end: the token that ends a sequence; ``padding`` follows it.
         padding: see ``end``.
-        length_penalty: the log-probability is divided by the number of new tokens, the end among
-            them, to this power; the larger, the longer the sequences.
-        early_stopping: when a live sequence may become better. False: its log-probability is now,
-            divided as if it ended here, which is a guess where ``length_penalty`` is above 0.
-            ``"never"``: it would be, if it went on to ``max_new_tokens`` for nothing; so the search
-            misses none. True: at no time.
+        length_penalty: the log-probability is divided by the number of new tokens, including the
+            end, to this power. A larger power prefers longer sequences.
+        early_stopping: decides when a live sequence may become better than a done one. False:
+            when its present log-probability, divided as if the sequence ended here, is better;
+            this is a guess if ``length_penalty`` is above 0. ``"never"``: when its
+            log-probability would be better if the sequence went on to ``max_new_tokens`` at no
+            cost; the search then misses none. True: never.
 
     Raises:
         UserError: the prompt is empty, or a number is out of range.
@@ -86,7 +90,7 @@ def beam_search(
     beams = _Beams(
         length=jnp.zeros((), jnp.int32),
         live=nothing,
-        # The beams begin alike: only the first counts, or all would stay the same.
+        # The beams begin alike. Only the first counts; otherwise all would stay the same.
         live_scores=never.at[:, 0].set(0),
         done=nothing,
         done_scores=never,
@@ -98,7 +102,7 @@ def beam_search(
     def extend(beams: _Beams, log_probabilities: Float[Array, "batch beams vocab"]) -> _Beams:
         vocab = log_probabilities.shape[-1]
         scores = (log_probabilities + beams.live_scores[..., None]).reshape(batch, -1)
-        # Twice as many as beams: should all of the best end, as many remain that go on.
+        # Keep twice as many as beams: if all of the best end, as many remain to go on.
         scores, indices = jax.lax.top_k(scores, 2 * num_beams)
         origin, token = indices // vocab, (indices % vocab).astype(jnp.int32)
         sequences = _take(beams.live, origin).at[:, :, beams.length].set(token)
@@ -154,7 +158,7 @@ def _log_probabilities(logits: Float[Array, "*batch vocab"]) -> Float[Array, "*b
 
 
 def _take(x: Array, indices: Int[Array, "batch chosen"]) -> Array:
-    """Of each row of [batch, beams, …] those with the given indices."""
+    """Returns the beams with the given indices for each row of [batch, beams, …]."""
     return jnp.take_along_axis(x, indices.reshape(*indices.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 

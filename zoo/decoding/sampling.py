@@ -1,4 +1,6 @@
-"""One token after the other: the likeliest, or drawn at random."""
+"""Decoding one token after another: the likeliest token, or one drawn at random."""
+
+from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
@@ -23,14 +25,14 @@ def filter_logits(
 ) -> Float[Array, "*batch vocab"]:
     """Returns logits divided by the temperature, with -inf for tokens that must not be drawn.
 
-    Applied in this order, as in ``transformers.generate``.
+    The filters are applied in the order of the arguments, as in ``transformers.generate``.
 
     Args:
-        logits: of the next token.
-        temperature: above 0; below 1 the likely tokens become likelier.
-        top_k: keep this many of the likeliest tokens (Fan et al. 2018); 0: all.
-        top_p: keep the fewest likeliest tokens whose probabilities add up to this, in (0, 1]
-            (Holtzman et al. 2020).
+        logits: the logits of the next token.
+        temperature: a number above 0; values below 1 make the likely tokens likelier.
+        top_k: keep this many of the likeliest tokens (Fan et al. 2018); 0 keeps all.
+        top_p: keep the smallest set of likeliest tokens whose probabilities add up to this, in
+            (0, 1] (Holtzman et al. 2020).
 
     Raises:
         UserError: a number is out of range.
@@ -65,7 +67,7 @@ def choose(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Int[Array, "*batch"]:
-    """Draws a token from ``filter_logits``; with ``temperature`` 0 takes the likeliest."""
+    """Draws a token from ``filter_logits``; a ``temperature`` of 0 takes the likeliest token."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     kept = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -85,17 +87,17 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Int[Array, "batch max_new_tokens"]:
-    """Returns the drawn tokens all at once; can be compiled. It stops when all rows have ended.
+    """Returns all drawn tokens at once; can be compiled. Stops when all rows have ended.
 
     Args:
         step: the model.
-        cache: before the prompt, with room for the prompt and the new tokens.
-        prompt: what the new tokens follow, at least one token; rows of one length.
+        cache: the cache before the prompt, with room for the prompt and the new tokens.
+        prompt: the tokens that the new ones follow, at least one; all rows have the same length.
         key: token ``i`` is drawn with ``fold_in(key, i)``.
-        max_new_tokens: how many to return, at least 1.
-        end: the token that ends a row; ``padding`` follows it. None: there is none.
+        max_new_tokens: the number of tokens to return, at least 1.
+        end: the token that ends a row; ``padding`` follows it. None if there is no such token.
         padding: see ``end``.
-        temperature: see ``filter_logits``; 0: always the likeliest token.
+        temperature: see ``filter_logits``; 0 always takes the likeliest token.
         top_k: see ``filter_logits``.
         top_p: see ``filter_logits``.
 
@@ -140,7 +142,7 @@ def greedy(
     end: int | None = None,
     padding: int = 0,
 ) -> Int[Array, "batch max_new_tokens"]:
-    """Returns the likeliest token after the other; see ``sample``."""
+    """Returns the likeliest token at each place; see ``sample``."""
     return sample(
         step,
         cache,
@@ -167,19 +169,21 @@ def stream(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Iterator[Int[Array, " batch"]]:
-    """Yields the tokens of ``sample`` as they come, one of each row at a time.
+    """Yields the tokens of ``sample`` as they are drawn, one for each row at a time.
 
     Args:
-        step: the model.
-        initial_cache: makes the cache of no tokens, with room for ``context``.
+        step: the model. If it is a ``jax.tree_util.Partial``, such as
+            ``Partial(model.apply, variables)``, its arrays are arguments of the compiled program,
+            and a second call with the same function compiles nothing.
+        initial_cache: makes an empty cache with room for ``context`` tokens.
         prompt: see ``sample``.
         key: see ``sample``.
-        max_new_tokens: how many to yield, at least 1.
-        context: most tokens that the model can see. When they are reached it goes on with the
-            newer half of them. None: there is no limit.
+        max_new_tokens: the number of tokens to yield, at least 1.
+        context: the largest number of tokens that the model can see. When this number is reached,
+            decoding goes on with the newer half of the tokens. None: there is no limit.
         end: see ``sample``; nothing is yielded after all rows have ended.
         padding: see ``sample``.
-        temperature: see ``filter_logits``; 0: always the likeliest token.
+        temperature: see ``filter_logits``; 0 always takes the likeliest token.
         top_k: see ``filter_logits``.
         top_p: see ``filter_logits``.
 
@@ -187,23 +191,18 @@ def stream(
         UserError: the prompt is empty, or a number is out of range.
     """
     check_request(prompt, max_new_tokens)
-
-    # The cache is donated: written in place, not copied for each token.
-    @functools.partial(jax.jit, donate_argnums=1)
-    def advance(tokens: Any, cache: Any, index: Any, ended: Any) -> Any:
-        logits, cache = step(tokens, cache)
-        token, ended = _next_token(
-            logits,
-            index,
-            ended,
-            key=key,
-            end=end,
-            padding=padding,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
-        return token, cache, ended
+    if not isinstance(step, jax.tree_util.Partial):
+        step = jax.tree_util.Partial(step)
+    advance = functools.partial(
+        _advance,
+        step,
+        key=key,
+        end=end,
+        padding=padding,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
 
     seen = prompt if context is None else prompt[:, -context:]
     unread, cache, ended = seen, initial_cache(), jnp.zeros(prompt.shape[0], bool)
@@ -220,6 +219,28 @@ def stream(
             seen = jnp.concatenate([seen, unread], axis=1)
 
 
+# The cache is donated, so that it is written in place and not copied for each token.
+@functools.partial(
+    jax.jit,
+    static_argnames=("end", "padding", "temperature", "top_k", "top_p"),
+    donate_argnames=("cache",),
+)
+def _advance(
+    step: Step,
+    tokens: Int[Array, "batch time"],
+    cache: Any,
+    index: int | Int[Array, ""],
+    ended: Bool[Array, " batch"],
+    *,
+    key: PRNGKeyArray,
+    **options: Any,
+) -> tuple[Int[Array, " batch"], Any, Bool[Array, " batch"]]:
+    """Reads tokens; returns the next token, the new cache, and which rows have ended."""
+    logits, cache = step(tokens, cache)
+    token, ended = _next_token(logits, index, ended, key=key, **options)
+    return token, cache, ended
+
+
 def _next_token(
     logits: Float[Array, "batch time vocab"],
     index: int | Int[Array, ""],
@@ -230,14 +251,14 @@ def _next_token(
     padding: int,
     **filters: Any,
 ) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
-    """Draws token ``index`` of each row; returns it, and which rows have ended with it."""
+    """Draws token ``index`` of each row; returns it, and which rows it has ended."""
     token = choose(logits[:, -1], jax.random.fold_in(key, index), **filters)
     token = jnp.where(ended, padding, token)
     return token, ended if end is None else ended | (token == end)
 
 
 def check_request(prompt: Int[Array, "batch time"], max_new_tokens: int) -> None:
-    """Raises ``UserError`` where the prompt is empty or no token is asked for."""
+    """Raises ``UserError`` if the prompt is empty or no token is asked for."""
     if not prompt.shape[1]:
         raise UserError("the prompt is empty: give at least one token")
     if max_new_tokens < 1:

@@ -1,4 +1,4 @@
-"""Diffusion: noise schedules, what a network predicts, and samplers. A model is a function."""
+"""Diffusion: noise schedules, prediction targets and samplers. A model is a function."""
 
 from zoo.diffusion.samplers import ddim_step, ddpm_step, guided, sample
 from zoo.diffusion.schedules import NoiseSchedule, make_noise_schedule

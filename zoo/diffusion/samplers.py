@@ -1,4 +1,6 @@
-"""From noise to images: one step of DDPM and DDIM, guidance, and the whole way."""
+"""Sampling images from noise: single steps of DDPM and DDIM, guidance, and the whole loop."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +13,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from zoo.diffusion.schedules import Images, NoiseSchedule, Steps
 from zoo.errors import UserError
 
-# (noisy images, step of each) -> prediction
+SAMPLERS = ("ddim", "ddpm")
+# (noisy images, the step of each) -> prediction
 Denoiser = Callable[[Images, Steps], Images]
 
 
 def sampling_steps(num_steps: int, num_inference_steps: int) -> np.ndarray:
     """Returns the steps of the forward process that sampling visits, from the noisiest down.
 
-    They are evenly spaced and end at 0: diffusers' ``timestep_spacing="leading"``.
+    The steps are evenly spaced and end at 0, as with diffusers' ``timestep_spacing="leading"``.
 
     Raises:
-        UserError: there are more than the process has, or none.
+        UserError: more steps are asked for than the process has, or none.
     """
     if not 1 <= num_inference_steps <= num_steps:
         raise UserError(
@@ -43,21 +46,21 @@ def ddpm_step(
 ) -> Images:
     """Draws ``x_previous`` from the posterior (Ho et al. 2020, equations 6 and 7).
 
-    As diffusers' ``DDPMScheduler`` with ``variance_type="fixed_small"``.
+    Matches diffusers' ``DDPMScheduler`` with ``variance_type="fixed_small"``.
 
     Args:
         schedule: the forward process.
-        predicted: of the network, at ``step``.
+        predicted: the network's prediction at ``step``.
         noisy: the images at ``step``.
-        step: where they are.
-        previous: the next step to visit, below ``step``; negative: the clean image.
-        noise: normal; not used at the last step.
+        step: the current step.
+        previous: the next step to visit, below ``step``; a negative number is the clean image.
+        noise: normal noise; not used at the last step.
         prediction: see ``NoiseSchedule.target``.
-        clip: largest absolute value of the predicted clean images; None: any.
+        clip: the largest absolute value of the predicted clean images; None allows any value.
     """
     images, _ = _predicted(schedule, predicted, noisy, step, prediction, clip)
     left, left_previous = _left(schedule, step), _left(schedule, previous)
-    # Of a jump over several steps, as if it were one.
+    # A jump over several steps counts as one step.
     alpha = left / left_previous
     mean = (
         jnp.sqrt(left_previous) * (1 - alpha) / (1 - left) * images
@@ -80,23 +83,24 @@ def ddim_step(
     clip: float | None = None,
     noise_from_clipped: bool = False,
 ) -> Images:
-    """Goes to ``x_previous`` without, or with some, new noise (Song et al. 2021, equation 12).
+    """Goes to ``x_previous`` with no or some new noise (Song et al. 2021, equation 12).
 
-    As diffusers' ``DDIMScheduler`` with ``set_alpha_to_one=True``.
+    Matches diffusers' ``DDIMScheduler`` with ``set_alpha_to_one=True``.
 
     Args:
         schedule: the forward process.
-        predicted: of the network, at ``step``.
+        predicted: the network's prediction at ``step``.
         noisy: the images at ``step``.
-        step: where they are.
-        previous: the next step to visit, below ``step``; negative: the clean image.
-        noise: normal; not used where ``eta`` is 0.
-        eta: 0: the same noise gives the same image; 1: as much new noise as DDPM.
+        step: the current step.
+        previous: the next step to visit, below ``step``; a negative number is the clean image.
+        noise: normal noise; not used if ``eta`` is 0.
+        eta: the amount of new noise. With 0 the same noise gives the same image; 1 adds as much
+            new noise as DDPM.
         prediction: see ``NoiseSchedule.target``.
-        clip: largest absolute value of the predicted clean images; None: any.
-        noise_from_clipped: whether the noise is what remains of ``noisy`` without the clipped
-            images (``use_clipped_model_output``). With much guidance the predicted noise is more
-            than there is, and piles up.
+        clip: the largest absolute value of the predicted clean images; None allows any value.
+        noise_from_clipped: whether the noise is recomputed as what remains of ``noisy`` without
+            the clipped images (``use_clipped_model_output``). With strong guidance the network
+            predicts more noise than there is, and the excess piles up.
     """
     images, direction = _predicted(schedule, predicted, noisy, step, prediction, clip)
     if noise_from_clipped:
@@ -104,7 +108,7 @@ def ddim_step(
     left, left_previous = _left(schedule, step), _left(schedule, previous)
     variance = (1 - left_previous) / (1 - left) * (1 - left / left_previous)
     deviation = eta * jnp.sqrt(variance)
-    # At the last step rounding may leave less than nothing.
+    # At the last step rounding may leave a negative number.
     rest = jnp.sqrt(jnp.maximum(1 - left_previous - deviation**2, 0))
     return jnp.sqrt(left_previous) * images + rest * direction + deviation * noise
 
@@ -114,8 +118,8 @@ def guided(
 ) -> Images:
     """Goes past the conditional prediction, away from the unconditional one.
 
-    Classifier-free guidance (Ho and Salimans 2022), in diffusers' scale: 0 is unconditional, 1
-    conditional, above 1 guided.
+    This is classifier-free guidance (Ho and Salimans 2022) in diffusers' scale: 0 is unconditional,
+    1 is conditional, and a number above 1 is guided.
     """
     return unconditional + guidance * (conditional - unconditional)
 
@@ -132,25 +136,25 @@ def sample(
     prediction: str = "epsilon",
     clip: float | None = 1.0,
 ) -> Images:
-    """Draws images, from noise to the end; can be compiled.
+    """Draws images, starting from noise; can be compiled.
 
-    With DDIM the noise comes from the clipped images, see ``ddim_step``.
+    DDIM takes the noise from the clipped images; see ``ddim_step``.
 
     Args:
         denoise: the network, guidance included.
-        schedule: the forward process that it was trained on.
-        shape: of the images, the batch first.
-        key: the same key gives the same images.
-        steps: number of steps, at most the schedule's.
+        schedule: the forward process that the network was trained on.
+        shape: the shape of the images, the batch first.
+        key: the random key; the same key gives the same images.
+        steps: the number of steps, at most the schedule's.
         sampler: ``ddim`` or ``ddpm``.
         eta: see ``ddim_step``.
         prediction: see ``NoiseSchedule.target``.
-        clip: largest absolute value of the images.
+        clip: the largest absolute value of the images.
 
     Raises:
         UserError: a name is unknown, or ``steps`` is out of range.
     """
-    if sampler not in ("ddim", "ddpm"):
+    if sampler not in SAMPLERS:
         raise UserError(f"sampler={sampler!r} must be 'ddim' or 'ddpm'")
     visited = sampling_steps(schedule.num_steps, steps)
     stride = schedule.num_steps // steps

@@ -1,4 +1,6 @@
-"""How much noise an image has at each step, and what a network predicts of it."""
+"""Noise schedules: how noisy an image is at each step, and what a network predicts from it."""
+
+from __future__ import annotations
 
 import dataclasses
 import math
@@ -13,6 +15,7 @@ from zoo.errors import UserError, did_you_mean
 Images = Float[Array, "batch *image"]
 Steps = Int[Array, " batch"]
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
+SCHEDULES = ("cosine", "linear")
 
 
 @jax.tree_util.register_dataclass
@@ -21,8 +24,8 @@ class NoiseSchedule:
     """The forward process ``q(x_t | x_0) = N(√ᾱ_t x_0, (1 - ᾱ_t) I)`` (Ho et al. 2020, equation 4).
 
     Attributes:
-        betas: variance of the noise that step ``t`` adds.
-        alphas_cumprod: ``ᾱ_t``: share of the image's variance that is left after step ``t``.
+        betas: the variance of the noise that step ``t`` adds.
+        alphas_cumprod: ``ᾱ_t``, the share of the image's variance that is left after step ``t``.
     """
 
     betas: Float[Array, " steps"]
@@ -43,10 +46,10 @@ class NoiseSchedule:
 
         Args:
             images: clean images.
-            noise: what was added.
-            steps: of each image.
-            prediction: ``epsilon``: the noise; ``sample``: the image; ``v_prediction``: ``√ᾱ ε -
-                √(1 - ᾱ) x_0`` (Salimans and Ho 2022, appendix D).
+            noise: the noise that was added.
+            steps: the step of each image.
+            prediction: the name of the target. ``epsilon`` is the noise, ``sample`` the image, and
+                ``v_prediction`` is ``√ᾱ ε - √(1 - ᾱ) x_0`` (Salimans and Ho 2022, appendix D).
 
         Raises:
             UserError: the name is unknown.
@@ -66,8 +69,8 @@ class NoiseSchedule:
 
         Args:
             noisy: ``x_t``.
-            predicted: of the network.
-            steps: of each image.
+            predicted: the network's prediction.
+            steps: the step of each image.
             prediction: see ``target``.
 
         Raises:
@@ -97,11 +100,11 @@ def make_noise_schedule(name: str, num_steps: int = 1000) -> NoiseSchedule:
     """Returns a noise schedule by name.
 
     Args:
-        name: ``linear``: betas from 1e-4 to 0.02 (Ho et al. 2020, section 4), diffusers'
-            ``linear``; ``cosine``: Nichol and Dhariwal 2021, equation 17, diffusers'
+        name: ``linear`` has betas from 1e-4 to 0.02 (Ho et al. 2020, section 4), as diffusers'
+            ``linear``. ``cosine`` is that of Nichol and Dhariwal 2021, equation 17, as diffusers'
             ``squaredcos_cap_v2``.
-        num_steps: number of steps, at least 1. The linear one is made for 1000: with fewer, an
-            image does not become noise.
+        num_steps: the number of steps, at least 1. The linear schedule is made for 1000 steps;
+            with fewer, an image does not become noise.
 
     Raises:
         UserError: the name is unknown, or the number is out of range.
@@ -122,9 +125,8 @@ def make_noise_schedule(name: str, num_steps: int = 1000) -> NoiseSchedule:
             ]
         )
     else:
-        known = ("linear", "cosine")
-        raise UserError(f"the noise schedule {name!r} is unknown.{did_you_mean(name, known)}")
-    # Products of a thousand factors are made in float64 and rounded once.
+        raise UserError(f"the noise schedule {name!r} is unknown.{did_you_mean(name, SCHEDULES)}")
+    # Products of a thousand factors are computed in float64 and rounded once.
     return NoiseSchedule(jnp.asarray(betas), jnp.asarray(np.cumprod(1 - betas)))
 
 

@@ -1,5 +1,7 @@
 """Activation functions by name."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax
@@ -12,7 +14,7 @@ from zoo.layers.tuned.activations import gelu, gelu_tanh
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
-def _identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def _identity(x: Float[Array, ...]) -> Float[Array, ...]:
     return x
 
 

@@ -1,5 +1,7 @@
 """Attention (Vaswani et al. 2017), for every family: over oneself, over a context, with a cache."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Any, NamedTuple
@@ -26,8 +28,8 @@ class KeyValueCache(NamedTuple):
     """Keys and values of the tokens so far, in arrays of full length.
 
     Attributes:
-        key: of each token; zeros after the last.
-        value: likewise.
+        key: the key of each token; zeros after the last.
+        value: the value of each token; zeros after the last.
         length: number of tokens so far.
     """
 
@@ -35,7 +37,7 @@ class KeyValueCache(NamedTuple):
     value: Float[Array, "batch max_length heads head_features"]
     length: Int[Array, ""]
 
-    def extended(self, key: Heads, value: Heads) -> "KeyValueCache":
+    def extended(self, key: Heads, value: Heads) -> KeyValueCache:
         """Returns the cache with the keys and values of the next tokens added, in its own type.
 
         Raises:
@@ -46,7 +48,7 @@ class KeyValueCache(NamedTuple):
         known = 0 if isinstance(self.length, jax.core.Tracer) else int(self.length)
         if known + added > room:
             raise UserError(
-                f"the cache has room for {room} tokens and has {known}: {added} more do not fit. "
+                f"the cache has room for {room} tokens and holds {known}: {added} more do not fit. "
                 "Give initial_cache a larger max_length"
             )
         fits = self.length + added <= room
@@ -90,10 +92,10 @@ def dot_product_attention(
         value: what each position gives.
         mask: True where a query may see a key. Where it sees none the result is zero.
         causal: query ``i`` sees the keys up to ``i`` only; there are as many of both.
-        dropout: of the weights.
+        dropout: applied to the weights; None: none.
 
     Raises:
-        UserError: ``causal``, and queries and keys are of different number.
+        UserError: ``causal`` is true, and there are not as many queries as keys.
     """
     if not causal:
         return _attend(query, key, value, mask, dropout)
@@ -118,7 +120,7 @@ def _attend(
     query: Heads,
     key: Heads,
     value: Heads,
-    mask: Bool[Array, "..."] | None,
+    mask: Bool[Array, ...] | None,
     dropout: nn.Dropout | None,
 ) -> Heads:
     scores = jnp.einsum(
@@ -137,7 +139,7 @@ def _attend(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _weighted_means(masked: bool, scores: Scores, value: Heads, kept: Scores | None) -> Means:
-    """Means of the values by the softmax of the scores, each weight times what is kept of it.
+    """Returns means of the values by the softmax of the scores, each weight times its share kept.
 
     Divided by the weights' sum after the product, when the array is smaller (Dao et al. 2022,
     section 3.1). A row whose scores are all -inf gives 0.
@@ -160,7 +162,7 @@ def _weighted_means_jvp(masked: bool, primals: Any, tangents: Any) -> tuple[Mean
 def _unnormalised(
     masked: bool, scores: Scores
 ) -> tuple[Scores, Float[Array, "batch heads query 1"]]:
-    """The exponentials of which the softmax is made, and their sums."""
+    """Returns the numerators of the softmax and their sums."""
     largest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     if masked:
         largest = jnp.maximum(largest, jnp.finfo(scores.dtype).min)
@@ -187,8 +189,8 @@ class MultiHeadAttention(nn.Module):
         head_features: width of each; 0: the input's width divided by ``num_heads``.
         use_bias: whether query, key and value have biases.
         dropout_rate: share of the weights that is set to zero in training.
-        initialization: of query, key and value; see ``zoo.layers.initializers``.
-        out_initialization: of ``out``.
+        initialization: initialisation of query, key and value; see ``zoo.layers.initializers``.
+        out_initialization: initialisation of ``out``.
     """
 
     num_heads: int
@@ -214,12 +216,14 @@ class MultiHeadAttention(nn.Module):
         """Attends, and returns the keys and values with which to go on.
 
         Args:
-            x: what asks.
-            context: what is asked; None: ``x`` itself. Also the keys and values of a context, as
-                an earlier call returned them: they need not be computed again.
+            x: the vectors that attend.
+            context: the vectors that are attended to; None: ``x`` itself. It may also be the keys
+                and values that an earlier call returned for a context, which need not be computed
+                again.
             mask: True where a query may see a key; with a cache, its keys are those of full length.
             causal: a position sees itself and the earlier ones only.
-            cache: of the earlier tokens; ``x`` follows them. Attention is then causal.
+            cache: keys and values of the earlier tokens, which ``x`` follows. Attention is then
+                causal.
             train: whether to drop out.
 
         Returns:

@@ -1,5 +1,7 @@
 """Sound as a network reads it: log-mel features, computed on the device."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp
@@ -71,7 +73,7 @@ def log_mel(
     """
     size = 2 * (len(filters) - 1)
     if samples.shape[-1] < size:
-        raise UserError(f"log_mel: {samples.shape[-1]} samples are less than a window of {size}")
+        raise UserError(f"log_mel: {samples.shape[-1]} samples are fewer than a window of {size}")
     starts = np.arange(num_frames(samples.shape[-1], size, hop)) * hop
     frames = samples[:, starts[:, None] + np.arange(size)]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)

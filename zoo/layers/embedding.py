@@ -1,7 +1,11 @@
 """Vectors for tokens."""
 
+from __future__ import annotations
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from zoo.errors import UserError
@@ -29,14 +33,31 @@ class Embed(nn.Module):
         )
 
     def __call__(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
-        """Returns the vectors of tokens.
+        """Returns the vectors of tokens, each at least 0 and below ``vocab_size``.
+
+        Compiled code cannot raise an error: there a token outside of this range gets a vector of
+        nan. Nan spreads to the loss, and the train step that meets it marks its state as unhealthy
+        and changes nothing (see ``zoo.training.step``).
 
         Raises:
-            UserError: the tokens are no integers.
+            UserError: the tokens are not integers or, where their values are known, one is out of
+                range.
         """
+        name = self.name or "Embed"
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise UserError(f"Embed: the tokens are {tokens.dtype}, they must be integers")
-        return jnp.take(self.embedding, tokens, axis=0)
+            raise UserError(f"{name}: the tokens are {tokens.dtype}, they must be integers")
+        if not isinstance(tokens, jax.core.Tracer):
+            known = np.asarray(tokens)
+            outside = known[(known < 0) | (known >= self.vocab_size)]
+            if outside.size:
+                raise UserError(
+                    f"{name}: the token {outside[0]} is out of range: with "
+                    f"vocab_size={self.vocab_size}, tokens are from 0 to {self.vocab_size - 1}. "
+                    "Encode the text with the model's own vocabulary, or make the model larger"
+                )
+        # Unlike ``take``, which counts negative tokens from the end.
+        rows = jnp.asarray(self.embedding).at[tokens]
+        return rows.get(mode="fill", wrap_negative_indices=False)
 
     def logits(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch vocab"]:
         """Returns the product with every token's vector: output weights tied to the input's."""

@@ -1,5 +1,7 @@
 """Initialisation of kernels and biases by name."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 

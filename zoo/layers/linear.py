@@ -1,5 +1,7 @@
 """The linear layer."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -48,7 +50,7 @@ def apply_each(
     """Returns what several layers make of the same input, each as if called by itself.
 
     Args:
-        layers: of the module that calls this, or bound.
+        layers: layers of the module that calls this, or bound ones.
         x: their input; the last axis is multiplied.
     """
     kernels, biases = zip(*(layer.weights(x.shape[-1]) for layer in layers), strict=True)

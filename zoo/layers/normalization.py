@@ -1,5 +1,7 @@
 """Normalisation of features."""
 
+from __future__ import annotations
+
 import math
 
 import flax.linen as nn

@@ -1,5 +1,7 @@
 """Pooling over windows of images."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +29,16 @@ def max_pool(
         window: height and width of the window.
         strides: steps of the window; None: the window's own size.
         padding: values that never win, added on each side; fewer than the window has.
-        ceil_mode: whether a last window may reach beyond the lower and right edges; else what is
-            left over there is left out. None begins beyond the image.
+        ceil_mode: whether a last window may reach beyond the lower and right edges; otherwise rows
+            and columns that fill no window are dropped. No window begins beyond the image.
 
     Raises:
-        UserError: the input has no four axes, or is smaller than the window, or the padding is not.
+        UserError: the input is not 4-D or is smaller than the window, the padding is not smaller
+            than the window, or an argument is not a number or pair as described.
     """
-    window, padding = pair(window), pair(padding)
-    strides = window if strides is None else pair(strides)
+    window = pair("max_pool", "window", window)
+    padding = pair("max_pool", "padding", padding, least=0)
+    strides = window if strides is None else pair("max_pool", "strides", strides)
     sides = tuple((p, p) for p in padding)
     if ceil_mode:
         sides = tuple(map(_sides_of_ceil_mode, x.shape[1:3], window, strides, padding))
@@ -64,16 +68,17 @@ def mean_pool(
 ) -> Float[Array, "batch new_height new_width channels"]:
     """Takes the mean of each window, side by side, as ``torch.nn.AvgPool2d``.
 
-    What is left over at the lower and right edges is left out.
+    Rows and columns at the lower and right edges that fill no window are dropped.
 
     Args:
         x: images.
         window: height and width of the window, or one number for both.
 
     Raises:
-        UserError: the input has no four axes, or is smaller than the window.
+        UserError: the input is not 4-D or is smaller than the window, or the window is not a
+            number or pair as described.
     """
-    window = pair(window)
+    window = pair("mean_pool", "window", window)
     if x.ndim != 4 or any(size < w for size, w in zip(x.shape[1:3], window, strict=True)):
         raise UserError(
             f"mean_pool: the input {x.shape} must be [batch, height, width, channels] and not "
@@ -97,13 +102,14 @@ def adaptive_mean_pool(
         size: height and width of the result, or one number for both.
 
     Raises:
-        UserError: the input has no four axes.
+        UserError: the input is not 4-D, or the size is not a number or pair as described.
     """
     if x.ndim != 4:
         raise UserError(
             f"adaptive_mean_pool: the input {x.shape} must be [batch, height, width, channels]"
         )
-    rows, columns = (_windows(old, new) for old, new in zip(x.shape[1:3], pair(size), strict=True))
+    size = pair("adaptive_mean_pool", "size", size)
+    rows, columns = (_windows(old, new) for old, new in zip(x.shape[1:3], size, strict=True))
     return jnp.einsum("bhwc,rh,qw->brqc", x, rows.astype(x.dtype), columns.astype(x.dtype))
 
 

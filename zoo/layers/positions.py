@@ -1,5 +1,7 @@
 """Where a token stands in its sequence."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 

@@ -1,5 +1,7 @@
 """Recurrent layers: the plain recurrence, LSTM and GRU over whole sequences."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -14,9 +16,10 @@ from zoo.errors import UserError, did_you_mean
 from zoo.layers.initializers import kernel_and_bias
 from zoo.layers.tuned.recurrence import kernel_gradient, recur_backward, recur_forward
 
-# The state of one layer, its output first: (hidden,) or, of an LSTM, (hidden, cell).
+# The state of one layer, its output first: (hidden,) or, for an LSTM, (hidden, cell).
 State = tuple[Float[Array, "batch features"], ...]
-Carry = tuple[State, ...]
+# One for each layer and direction.
+States = tuple[State, ...]
 Gates = Float[Array, "batch gates_features"]
 # Kernel and bias for the input, kernel and bias for the state; a bias has as many elements as a
 # kernel has columns.
@@ -64,26 +67,26 @@ class Cell:
         equations: (gates, state) -> new state, or (gates, state's share of the last gate, state) ->
             new state.
         gates: their number.
-        arrays: of the state.
+        arrays: number of arrays of the state.
         sums: whether each of the gates is the sum of the shares of input and state; otherwise the
             last one is the input's share.
-        kernel: name of the equations in ``zoo.layers.tuned.recurrence``; empty: not there.
+        native: name of the equations in ``zoo.layers.tuned.recurrence``; empty: not there.
     """
 
     equations: Callable[..., State]
     gates: int
     arrays: int
     sums: bool = True
-    kernel: str = ""
+    native: str = ""
 
 
 CELLS: dict[str, Cell] = {
-    "rnn": Cell(functools.partial(rnn_cell, jnp.tanh), gates=1, arrays=1, kernel="rnn"),
+    "rnn": Cell(functools.partial(rnn_cell, jnp.tanh), gates=1, arrays=1, native="rnn"),
     "rnn_relu": Cell(
-        functools.partial(rnn_cell, jax.nn.relu), gates=1, arrays=1, kernel="rnn_relu"
+        functools.partial(rnn_cell, jax.nn.relu), gates=1, arrays=1, native="rnn_relu"
     ),
-    "lstm": Cell(lstm_cell, gates=4, arrays=2, kernel="lstm"),
-    "gru": Cell(gru_cell, gates=3, arrays=1, sums=False, kernel="gru"),
+    "lstm": Cell(lstm_cell, gates=4, arrays=2, native="lstm"),
+    "gru": Cell(gru_cell, gates=3, arrays=1, sums=False, native="gru"),
 }
 
 
@@ -124,17 +127,17 @@ class Recurrent(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch time inputs"],
-        carry: Carry | None = None,
+        states: States | None = None,
         *,
         lengths: Int[Array, " batch"] | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch time outputs"], Carry]:
+    ) -> tuple[Float[Array, "batch time outputs"], States]:
         """Runs over sequences.
 
         Args:
             x: inputs.
-            carry: the state of each layer before the first input, of both directions one after
-                the other; None: zeros.
+            states: the state of each layer before the first input, both directions one after the
+                other; None: zeros.
             lengths: number of inputs of each sequence that count; after them outputs are zero and
                 the state stays. None: all count.
             train: whether to drop out.
@@ -143,15 +146,15 @@ class Recurrent(nn.Module):
             The outputs of the last layer, and the state of each layer after the last input.
 
         Raises:
-            UserError: the cell is unknown, it has no such option, or the input or the carry has
-                another shape.
+            UserError: the cell is unknown or has no such option, the input is not 3-D, or the
+                states have other shapes than ``initial_states`` gives them.
         """
         self._check_options()
         cell = _cell(self.cell)
         if x.ndim != 3:
             raise UserError(f"Recurrent: the input {x.shape} must be [batch, time, inputs]")
         batch, time, _ = x.shape
-        expected = initial_carry(
+        expected = initial_states(
             self.cell,
             self.features,
             self.num_layers,
@@ -159,22 +162,22 @@ class Recurrent(nn.Module):
             bidirectional=self.bidirectional,
             projection=self.projection,
         )
-        carry = expected if carry is None else carry
-        if jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, expected):
+        states = expected if states is None else states
+        if jax.tree.map(jnp.shape, states) != jax.tree.map(jnp.shape, expected):
             raise UserError(
-                f"Recurrent: the carry {jax.tree.map(jnp.shape, carry)} must be "
+                f"Recurrent: the states {jax.tree.map(jnp.shape, states)} must have the shapes "
                 f"{jax.tree.map(jnp.shape, expected)}"
             )
         counts = None
         if lengths is not None:
             counts = (jnp.arange(time)[:, None] < lengths)[..., None].astype(x.dtype)
-        states, finals = iter(carry), []
+        before, finals = iter(states), []
         sequence = x.swapaxes(0, 1)
         for layer in range(self.num_layers):
             outputs = []
             for way in ("", "_reverse") if self.bidirectional else ("",):
                 inputs = backwards(sequence, lengths) if way else sequence
-                output, final = self._run(cell, f"{layer}{way}", inputs, next(states), counts)
+                output, final = self._run(cell, f"{layer}{way}", inputs, next(before), counts)
                 outputs.append(backwards(output, lengths) if way else output)
                 finals.append(final)
             sequence = jnp.concatenate(outputs, axis=-1)
@@ -244,7 +247,7 @@ class Recurrent(nn.Module):
 def backwards(
     sequence: Float[Array, "time batch features"], lengths: Int[Array, " batch"] | None
 ) -> Float[Array, "time batch features"]:
-    """Reverses what counts of each sequence; what is after it stays where it is."""
+    """Reverses the part of each sequence that counts; the rest stays where it is."""
     if lengths is None:
         return sequence[::-1]
     places = jnp.arange(len(sequence))[:, None]
@@ -252,7 +255,7 @@ def backwards(
     return jnp.take_along_axis(sequence, source[..., None], axis=0)
 
 
-def initial_carry(
+def initial_states(
     cell: str,
     features: int,
     num_layers: int,
@@ -260,7 +263,7 @@ def initial_carry(
     *,
     bidirectional: bool = False,
     projection: int = 0,
-) -> Carry:
+) -> States:
     """Returns zeros for the state of each layer of ``Recurrent``.
 
     No two of its arrays share memory, so that it can be donated.
@@ -284,9 +287,9 @@ def scan_steps(
 
     Args:
         cell: one step.
-        inputs: of all steps.
-        weights: of the layer.
-        state: before the first step.
+        inputs: the inputs of all steps.
+        weights: the weights of the layer.
+        state: the state before the first step.
         counts: 1 for a step that counts; after the others the state is what it was and the output
             is zero. None: all count.
 
@@ -310,13 +313,13 @@ def recur(
     def scan(*arguments: Any) -> Any:
         return _forward_by_scan(cell, *arguments)[:2]
 
-    return recur_forward(cell.kernel, scan, weights, inputs, state, counts)
+    return recur_forward(cell.native, scan, weights, inputs, state, counts)
 
 
 def _shares(
     cell: Cell, weights: Weights, x: Gates, state: State
 ) -> tuple[Gates] | tuple[Gates, Float[Array, "batch features"]]:
-    """What the equations see of the input's product and the state."""
+    """Returns what the equations need to know of the input's product and the state."""
     _, input_bias, kernel, bias = weights
     h = state[0] @ kernel
     if cell.sums:
@@ -336,7 +339,7 @@ def _step(
 
 
 def _forward_by_scan(cell: Cell, weights: Weights, inputs: Any, state: State, counts: Any) -> Any:
-    """Outputs, last state, and of all steps the shares and the state before."""
+    """Returns outputs, the last state, and for every step the shares and the state before it."""
 
     def step(state: State, given: Any) -> Any:
         x, counts = given
@@ -357,9 +360,10 @@ def _backward_by_scan(
     d_final: State,
     counts: Any,
 ) -> Any:
-    """Gradients of the inputs, of their and the state's products, and of the first state.
+    """Returns the gradients of the inputs, of both products, and of the first state.
 
-    The inputs' is None without their kernel, the second of the products' if it is the first's.
+    The inputs' gradient is None without their kernel. The gradient of the state's product is None
+    where it is that of the inputs' product.
     """
     input_kernel, kernel = kernels
     transposed = kernel.T
@@ -368,7 +372,7 @@ def _backward_by_scan(
         shares, state, d_output, counts = given
         _, backward = jax.vjp(functools.partial(_step, cell, counts), shares, state)
         (d_gates, *d_last), (d_hidden, *rest) = backward((d_output, d_state))
-        # Of the last gate the state has a share of its own.
+        # The state's share of the last gate has a gradient of its own.
         d_h = d_gates
         if d_last:
             d_h = jnp.concatenate([d_gates[..., : -d_hidden.shape[-1]], *d_last], axis=-1)
@@ -381,11 +385,12 @@ def _backward_by_scan(
 
 
 def _recur_forward(cell: Cell, *primals: Any) -> Any:
-    # Without need no gradient of the inputs: of a kernel's results XLA drops none that is not used.
+    # The gradient of the inputs only where it is needed: XLA drops no unused result of a native
+    # function.
     wanted = primals[0].perturbed
     inputs, weights, state, counts = jax.tree.map(lambda primal: primal.value, primals)
     outputs, final, shares, states = recur_forward(
-        cell.kernel, functools.partial(_forward_by_scan, cell), weights, inputs, state, counts
+        cell.native, functools.partial(_forward_by_scan, cell), weights, inputs, state, counts
     )
     kernels = (weights[0] if wanted else None, weights[2])
     return (outputs, final), (inputs, kernels, counts, shares, states)
@@ -394,7 +399,7 @@ def _recur_forward(cell: Cell, *primals: Any) -> Any:
 def _recur_backward(cell: Cell, residuals: Any, gradients: Any) -> Any:
     inputs, kernels, counts, shares, states = residuals
     d_inputs, d_x, d_h, d_state = recur_backward(
-        cell.kernel,
+        cell.native,
         functools.partial(_backward_by_scan, cell),
         kernels,
         shares,

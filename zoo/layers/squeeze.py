@@ -1,5 +1,7 @@
 """Squeeze and excitation (Hu et al. 2018)."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 
@@ -13,12 +15,14 @@ Image = Float[Array, "batch height width channels"]
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by what two layers find in the means of all, as torchvision's.
+    """Scales each channel by a number that two layers compute from the means of all channels.
+
+    As ``torchvision.ops.SqueezeExcitation``.
 
     Attributes:
         squeeze_features: width of the hidden layer.
-        activation: between the layers (delta in equation 3).
-        gate: of the scales (sigma in equation 3).
+        activation: function between the layers (delta in equation 3).
+        gate: function that makes the scales (sigma in equation 3).
     """
 
     squeeze_features: int

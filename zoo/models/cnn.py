@@ -1,10 +1,13 @@
 """A small convolutional network for 48x48 images: the seed's ``MY_NET``."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError
 from zoo.layers import Conv, Linear, activation, max_pool
+from zoo.layers.images import check_images
 
 
 class CNN(nn.Module):
@@ -24,6 +27,7 @@ class CNN(nn.Module):
         activation: name of the activation between layers.
         output_activation: name of the activation of the outputs; ``identity`` gives logits.
         initialization: name of the parameters' initialisation.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 32
@@ -36,6 +40,7 @@ class CNN(nn.Module):
     activation: str = "relu"
     output_activation: str = "identity"
     initialization: str = "pytorch"
+    channels: int = 3
 
     @nn.compact
     def __call__(
@@ -44,9 +49,10 @@ class CNN(nn.Module):
         """Returns the logits of a batch of images.
 
         Raises:
-            UserError: the images have no four axes, or are too small for the two poolings, or an
-                attribute does not fit.
+            UserError: the images do not fit (see ``check_images``) or are too small for both
+                poolings, or an attribute does not fit.
         """
+        check_images("CNN", image, self.channels)
         if len(self.features) != 3:
             raise UserError(f"CNN: features={self.features} must be three numbers")
         act = activation(self.activation)

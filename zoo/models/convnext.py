@@ -1,10 +1,13 @@
-"""ConvNeXt (Liu et al. 2022), as torchvision has it."""
+"""ConvNeXt (Liu et al. 2022), as torchvision builds it."""
+
+from __future__ import annotations
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError
 from zoo.layers import Conv, LayerNorm, Linear, activation
+from zoo.layers.images import check_images
 
 Image = Float[Array, "batch height width channels"]
 
@@ -21,6 +24,7 @@ class ConvNeXt(nn.Module):
         stochastic_depth_rate: share of rows for which the last block is left out in training; it
             rises evenly from 0 at the first block.
         layer_scale: first value of the scales of the blocks' results.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
@@ -28,22 +32,21 @@ class ConvNeXt(nn.Module):
     features: tuple[int, ...] = (96, 192, 384, 768)
     stochastic_depth_rate: float = 0.1
     layer_scale: float = 1e-6
+    channels: int = 3
 
     @nn.compact
     def __call__(self, image: Image, *, train: bool = False) -> Float[Array, "batch num_classes"]:
         """Returns the logits of a batch of images.
 
         Raises:
-            UserError: the images have no four axes or are too small, or attributes do not fit.
+            UserError: the images do not fit (see ``check_images``) or are too small, or attributes
+                do not fit together.
         """
+        check_images("ConvNeXt", image, self.channels)
         if len(self.stages) != len(self.features):
             raise UserError(
                 f"ConvNeXt: stages={self.stages} must have as many entries as "
                 f"features={self.features}"
-            )
-        if image.ndim != 4:
-            raise UserError(
-                f"ConvNeXt: the images {image.shape} must be [batch, height, width, channels]"
             )
         x = _conv(self.features[0], 4, strides=4, name="stem")(image)
         x = LayerNorm(epsilon=1e-6, name="stem_norm")(x)
@@ -76,7 +79,7 @@ class ConvNeXtBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, *, train: bool) -> Image:
-        """Adds what the layers find."""
+        """Adds the result of the layers to the input."""
         features = x.shape[-1]
         y = _conv(features, 7, padding=3, groups=features, name="depthwise")(x)
         y = LayerNorm(epsilon=1e-6, name="norm")(y)

@@ -1,12 +1,14 @@
-"""DenseNet (Huang et al. 2017), as torchvision has it."""
+"""DenseNet (Huang et al. 2017), as torchvision builds it."""
+
+from __future__ import annotations
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.errors import UserError
 from zoo.layers import BatchNorm, Conv, Linear, max_pool, mean_pool
+from zoo.layers.images import check_images
 
 Image = Float[Array, "batch height width channels"]
 
@@ -22,6 +24,7 @@ class DenseNet(nn.Module):
         growth: channels that a layer adds (k in the paper).
         features: channels of the stem.
         bottleneck: width of a layer's 1x1 convolution, in multiples of ``growth``.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
@@ -29,6 +32,7 @@ class DenseNet(nn.Module):
     growth: int = 32
     features: int = 64
     bottleneck: int = 4
+    channels: int = 3
 
     @nn.compact
     def __call__(
@@ -42,12 +46,9 @@ class DenseNet(nn.Module):
             mask: 1 for a row that counts in them; None: all do.
 
         Raises:
-            UserError: the images have no four axes or are too small.
+            UserError: the images do not fit (see ``check_images``) or are too small.
         """
-        if image.ndim != 4:
-            raise UserError(
-                f"DenseNet: the images {image.shape} must be [batch, height, width, channels]"
-            )
+        check_images("DenseNet", image, self.channels)
 
         def norm_relu(name: str, x: Image) -> Image:
             return jax.nn.relu(BatchNorm(name=name)(x, train=train, mask=mask))

@@ -1,11 +1,13 @@
-"""EfficientNet (Tan and Le 2019), as torchvision has it."""
+"""EfficientNet (Tan and Le 2019), as torchvision builds it."""
+
+from __future__ import annotations
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from zoo.errors import UserError
 from zoo.layers import BatchNorm, Conv, Linear, SqueezeExcitation
+from zoo.layers.images import check_images
 
 Image = Float[Array, "batch height width channels"]
 Mask = Float[Array, " batch"]
@@ -24,12 +26,13 @@ class EfficientNet(nn.Module):
 
     Attributes:
         num_classes: number of outputs.
-        stages: expansion, kernel, stride, output channels and number of layers of each.
+        stages: expansion, kernel, stride, output channels and number of layers of each stage.
         features: channels of the stem.
         last_features: channels of the last convolution.
-        dropout_rate: share of its means that is set to zero in training.
+        dropout_rate: share of the means of the last convolution that is set to zero in training.
         stochastic_depth_rate: share of rows for which a block is left out in training, towards the
             last one; it rises evenly from 0 at the first.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
@@ -38,6 +41,7 @@ class EfficientNet(nn.Module):
     last_features: int = 1280
     dropout_rate: float = 0.2
     stochastic_depth_rate: float = 0.2
+    channels: int = 3
 
     @nn.compact
     def __call__(
@@ -51,12 +55,9 @@ class EfficientNet(nn.Module):
             mask: 1 for a row that counts in them; None: all do.
 
         Raises:
-            UserError: the images have no four axes.
+            UserError: the images do not fit (see ``check_images``).
         """
-        if image.ndim != 4:
-            raise UserError(
-                f"EfficientNet: the images {image.shape} must be [batch, height, width, channels]"
-            )
+        check_images("EfficientNet", image, self.channels)
 
         def norm_silu(name: str, x: Image) -> Image:
             return jax.nn.silu(BatchNorm(name=name)(x, train=train, mask=mask))
@@ -86,8 +87,8 @@ class MBConv(nn.Module):
 
     Attributes:
         expansion: channels in between, in multiples of the input's.
-        kernel_size: of the filters.
-        strides: of the filters.
+        kernel_size: side of the filters.
+        strides: strides of the filters.
         features: channels of the result.
         stochastic_depth_rate: share of rows for which it is left out in training.
     """
@@ -100,7 +101,7 @@ class MBConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, *, train: bool, mask: Mask | None) -> Image:
-        """Adds what the layers find, where the shape stays."""
+        """Adds the result of the layers to the input, where the shapes are equal."""
 
         def norm(name: str, x: Image) -> Image:
             return BatchNorm(name=name)(x, train=train, mask=mask)

@@ -1,5 +1,7 @@
 """Quantiles of the next values of a series, all at once (Wen et al. 2017, with a GRU)."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -45,15 +47,15 @@ class Forecaster(nn.Module):
 
         Args:
             series: what has been, at least two values.
-            phase: number of the last value, of which every ``period``-th is alike.
+            phase: number of the last value in the series; values ``period`` apart are alike.
             train: whether to drop out.
 
         Raises:
-            UserError: the series have no two axes, or are too short.
+            UserError: the series are not 2-D, or are too short.
         """
         if series.ndim != 2 or series.shape[1] < 2:
             raise UserError(
-                f"Forecaster: the series {series.shape} must be [batch, time] at least 2 long"
+                f"Forecaster: the series {series.shape} must be [batch, time], each at least 2 long"
             )
         last = series[:, -1:]
         spread = series.std(axis=1, keepdims=True) + 1e-6

@@ -1,63 +1,20 @@
 """GPT-2: a decoder-only transformer (Radford et al. 2019)."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from zoo.errors import UserError
-from zoo.layers import Embed, LayerNorm, Linear, MultiHeadAttention, activation
+from zoo.layers import Embed, LayerNorm
 from zoo.layers.attention import KeyValueCache, empty_cache
+from zoo.models.transformer_blocks import Block
 
 # One for each layer.
 Cache = tuple[KeyValueCache, ...]
-
-
-class Block(nn.Module):
-    """Attention, then two linear layers; each reads the normalised sum of what came before.
-
-    Attributes:
-        num_heads: number of attention heads.
-        num_layers: of the whole model: the more, the smaller each block's first contributions.
-        dropout_rate: see ``GPT``.
-        use_bias: see ``GPT``.
-    """
-
-    num_heads: int
-    num_layers: int
-    dropout_rate: float
-    use_bias: bool
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch time features"],
-        cache: KeyValueCache | None,
-        *,
-        train: bool,
-    ) -> tuple[Float[Array, "batch time features"], KeyValueCache | None]:
-        """Adds what attention and the linear layers find."""
-        features = x.shape[-1]
-        residual_std = 0.02 / (2 * self.num_layers) ** 0.5
-        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
-
-        y = LayerNorm(use_bias=self.use_bias, name="ln_1")(x)
-        y, cache = MultiHeadAttention(
-            self.num_heads,
-            use_bias=self.use_bias,
-            dropout_rate=self.dropout_rate,
-            initialization=0.02,
-            out_initialization=residual_std,
-            name="attention",
-        )(y, causal=True, cache=cache, train=train)
-        x = x + dropout(y)
-
-        y = LayerNorm(use_bias=self.use_bias, name="ln_2")(x)
-        y = Linear(4 * features, use_bias=self.use_bias, initialization=0.02, name="up")(y)
-        y = activation("gelu_tanh")(y)
-        y = Linear(features, use_bias=self.use_bias, initialization=residual_std, name="down")(y)
-        return x + dropout(y), cache
 
 
 class GPT(nn.Module):
@@ -68,7 +25,7 @@ class GPT(nn.Module):
 
     Attributes:
         vocab_size: number of tokens.
-        context: most tokens that it reads.
+        context: largest number of tokens.
         num_layers: number of blocks.
         num_heads: number of attention heads; divides ``features``.
         features: width of the residual stream.
@@ -85,6 +42,8 @@ class GPT(nn.Module):
     dropout_rate: float = 0.1
     use_bias: bool = True
 
+    recurrent: ClassVar[bool] = False
+
     @nn.compact
     def __call__(
         self, tokens: Int[Array, "batch time"], cache: Cache | None = None, *, train: bool = False
@@ -93,11 +52,11 @@ class GPT(nn.Module):
 
         Args:
             tokens: the text, or what follows the tokens in ``cache``.
-            cache: of the tokens before; None: there are none, and none are kept.
+            cache: keys and values of the earlier tokens; None: there are none, and none are kept.
             train: whether to drop out.
 
         Raises:
-            UserError: the tokens have no two axes, or are more than the context.
+            UserError: the tokens are not 2-D, or are more than the context.
         """
         if tokens.ndim != 2:
             raise UserError(f"GPT: the tokens {tokens.shape} must be [batch, time]")
@@ -110,16 +69,24 @@ class GPT(nn.Module):
         begin = 0 if cache is None else cache[0].length
         x = embed(tokens) + positions(begin + jnp.arange(time))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        # The more layers, the smaller each one's first contributions (section 2.3).
+        residual_std = 0.02 / (2 * self.num_layers) ** 0.5
         caches = []
         for layer in range(self.num_layers):
             block = Block(
                 self.num_heads,
-                self.num_layers,
-                self.dropout_rate,
-                self.use_bias,
+                4 * self.features,
+                "gelu_tanh",
+                initialization=0.02,
+                attention_out_initialization=residual_std,
+                feedforward_out_initialization=residual_std,
+                dropout_rate=self.dropout_rate,
+                attention_dropout_rate=self.dropout_rate,
+                use_bias=self.use_bias,
                 name=f"block_{layer}",
             )
-            x, layer_cache = block(x, None if cache is None else cache[layer], train=train)
+            before = None if cache is None else cache[layer]
+            x, layer_cache = block(x, before, causal=True, train=train)
             if layer_cache is not None:
                 caches.append(layer_cache)
         x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
@@ -130,8 +97,8 @@ class GPT(nn.Module):
 
         Args:
             batch_size: number of texts.
-            max_length: most tokens that will be added.
-            dtype: in which keys and values are kept.
+            max_length: largest number of tokens that will be added.
+            dtype: type in which keys and values are kept.
 
         Raises:
             UserError: ``max_length`` is more than the context.

@@ -1,4 +1,6 @@
-"""MobileNetV3 (Howard et al. 2019), as torchvision has it."""
+"""MobileNetV3 (Howard et al. 2019), as torchvision builds it."""
+
+from __future__ import annotations
 
 import flax.linen as nn
 import jax
@@ -6,6 +8,7 @@ from jaxtyping import Array, Float
 
 from zoo.errors import UserError
 from zoo.layers import BatchNorm, Conv, Linear, SqueezeExcitation
+from zoo.layers.images import check_images
 
 Image = Float[Array, "batch height width channels"]
 Mask = Float[Array, " batch"]
@@ -36,11 +39,13 @@ class MobileNetV3(nn.Module):
         num_classes: number of outputs.
         size: ``large`` or ``small``.
         dropout_rate: share of the hidden layer that is set to zero in training.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
     size: str = "large"
     dropout_rate: float = 0.2
+    channels: int = 3
 
     @nn.compact
     def __call__(
@@ -54,14 +59,11 @@ class MobileNetV3(nn.Module):
             mask: 1 for a row that counts in them; None: all do.
 
         Raises:
-            UserError: the images have no four axes, or ``size`` is unknown.
+            UserError: the images do not fit (see ``check_images``), or ``size`` is unknown.
         """
+        check_images("MobileNetV3", image, self.channels)
         if self.size not in SIZES:
             raise UserError(f"MobileNetV3: size={self.size!r} must be 'large' or 'small'")
-        if image.ndim != 4:
-            raise UserError(
-                f"MobileNetV3: the images {image.shape} must be [batch, height, width, channels]"
-            )
         blocks, hidden = SIZES[self.size]
 
         def norm(name: str, x: Image) -> Image:
@@ -84,12 +86,12 @@ class InvertedResidual(nn.Module):
     """Wider, filtered channel by channel, and narrow again (figure 4).
 
     Attributes:
-        kernel_size: of the filters.
+        kernel_size: side of the filters.
         expanded: channels in between.
         features: channels of the result.
         squeeze: whether there is squeeze and excitation.
         swish: h-swish instead of ReLU.
-        strides: of the filters.
+        strides: strides of the filters.
     """
 
     kernel_size: int
@@ -101,7 +103,7 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, *, train: bool, mask: Mask | None) -> Image:
-        """Adds what the layers find, where the shape stays."""
+        """Adds the result of the layers to the input, where the shapes are equal."""
         act = jax.nn.hard_swish if self.swish else jax.nn.relu
 
         def norm(name: str, x: Image) -> Image:

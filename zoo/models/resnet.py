@@ -1,4 +1,9 @@
-"""Residual networks (He et al. 2016), as torchvision has them: the stride is in the 3x3 layer."""
+"""Residual networks (He et al. 2016), as torchvision builds them.
+
+The stride of a bottleneck is in its 3x3 convolution.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -8,6 +13,7 @@ from jaxtyping import Array, Float
 
 from zoo.errors import UserError
 from zoo.layers import BatchNorm, Conv, Linear, max_pool
+from zoo.layers.images import check_images
 
 Image = Float[Array, "batch height width channels"]
 Norm = Callable[[str, Image], Image]
@@ -27,6 +33,7 @@ class ResNet(nn.Module):
             of two 3x3 convolutions.
         stem: ``imagenet``: a 7x7 convolution and a pooling, each of stride 2; ``cifar``: a 3x3
             convolution, for small images (section 4.2).
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
@@ -34,6 +41,7 @@ class ResNet(nn.Module):
     features: int = 64
     bottleneck: bool = False
     stem: str = "imagenet"
+    channels: int = 3
 
     @nn.compact
     def __call__(
@@ -51,12 +59,9 @@ class ResNet(nn.Module):
             mask: 1 for a row that counts in them; None: all do.
 
         Raises:
-            UserError: the images have no four axes, or ``stem`` is unknown.
+            UserError: the images do not fit (see ``check_images``), or ``stem`` is unknown.
         """
-        if image.ndim != 4:
-            raise UserError(
-                f"ResNet: the images {image.shape} must be [batch, height, width, channels]"
-            )
+        check_images("ResNet", image, self.channels)
         if self.stem not in STEMS:
             raise UserError(f"ResNet: stem={self.stem!r} must be 'imagenet' or 'cifar'")
 
@@ -85,7 +90,7 @@ class BasicBlock(nn.Module):
 
     Attributes:
         features: number of output channels.
-        strides: of the first convolution.
+        strides: strides of the first convolution.
     """
 
     features: int
@@ -93,7 +98,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, *, train: bool, mask: Float[Array, " batch"] | None) -> Image:
-        """Adds what the convolutions find."""
+        """Adds the result of the convolutions to the shortcut."""
 
         def norm(name: str, x: Image) -> Image:
             return BatchNorm(name=name)(x, train=train, mask=mask)
@@ -108,7 +113,7 @@ class Bottleneck(nn.Module):
 
     Attributes:
         features: channels of the middle; a quarter of the output channels.
-        strides: of the 3x3 convolution.
+        strides: strides of the 3x3 convolution.
     """
 
     features: int
@@ -116,7 +121,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, *, train: bool, mask: Float[Array, " batch"] | None) -> Image:
-        """Adds what the convolutions find."""
+        """Adds the result of the convolutions to the shortcut."""
 
         def norm(name: str, x: Image) -> Image:
             return BatchNorm(name=name)(x, train=train, mask=mask)

@@ -1,6 +1,8 @@
 """A recurrent language model (Mikolov et al. 2010), with plain, LSTM or GRU layers."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from zoo.errors import UserError
 from zoo.layers import Embed, Linear, Recurrent
-from zoo.layers.recurrence import Carry, initial_carry
+from zoo.layers.recurrence import States, initial_states
 
 
 class RNN(nn.Module):
@@ -36,6 +38,8 @@ class RNN(nn.Module):
     dropout_rate: float = 0.0
     initialization: str = "pytorch"
 
+    recurrent: ClassVar[bool] = True
+
     def setup(self) -> None:
         """Makes the layers."""
         self.embed = Embed(self.vocab_size, self.embed_features)
@@ -50,8 +54,8 @@ class RNN(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def __call__(
-        self, tokens: Int[Array, "batch time"], cache: Carry | None = None, *, train: bool = False
-    ) -> tuple[Float[Array, "batch time vocab"], Carry]:
+        self, tokens: Int[Array, "batch time"], cache: States | None = None, *, train: bool = False
+    ) -> tuple[Float[Array, "batch time vocab"], States]:
         """Returns the logits of each next token, and the state after the last.
 
         Args:
@@ -60,7 +64,7 @@ class RNN(nn.Module):
             train: whether to drop out.
 
         Raises:
-            UserError: the tokens have no two axes, or the cache has another shape.
+            UserError: the tokens are not 2-D, or the cache has another shape.
         """
         if tokens.ndim != 2:
             raise UserError(f"RNN: the tokens {tokens.shape} must be [batch, time]")
@@ -69,19 +73,19 @@ class RNN(nn.Module):
     def decode(
         self,
         embedded: Float[Array, "batch time features"],
-        cache: Carry | None = None,
+        cache: States | None = None,
         *,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch time vocab"], Carry]:
-        """Returns what ``__call__`` does, from the tokens' vectors."""
+    ) -> tuple[Float[Array, "batch time vocab"], States]:
+        """Does what ``__call__`` does, given the vectors of the tokens."""
         x = self.dropout(embedded, deterministic=not train)
         x, cache = self.layers(x, cache, train=train)
         x = self.dropout(x, deterministic=not train)
         return self.output(x), cache
 
-    def initial_cache(self, batch_size: int, max_length: int) -> Carry:
+    def initial_cache(self, batch_size: int, max_length: int) -> States:
         """Returns the state before any token; it has the same size for every ``max_length``."""
-        return initial_carry(self.cell, self.features, self.num_layers, batch_size)
+        return initial_states(self.cell, self.features, self.num_layers, batch_size)
 
 
 def gradient_by_distance(
@@ -90,7 +94,7 @@ def gradient_by_distance(
     tokens: Int[Array, "batch time"],
     targets: Int[Array, " batch"],
 ) -> Float[Array, "batch time"]:
-    """Returns how much each earlier token moves the loss at the last position.
+    """Returns how strongly the loss at the last position depends on each earlier token.
 
     In a plain recurrence the gradient falls geometrically with the distance in time (Bengio et al.
     1994); gates carry it further.
@@ -104,7 +108,9 @@ def gradient_by_distance(
     Returns:
         Norms of the gradient with respect to the vector of the token ``d`` steps before the last.
     """
-    embedded = jnp.take(params["embed"]["embedding"], tokens, axis=0)
+    embedded: Any = model.apply(
+        {"params": params}, tokens, method=lambda module, tokens: module.embed(tokens)
+    )
 
     def loss(embedded: Float[Array, "batch time features"]) -> Float[Array, ""]:
         logits, _ = model.apply({"params": params}, embedded, method="decode")

@@ -1,5 +1,7 @@
 """Speech to text: log-mel features and bidirectional LSTMs (Graves et al. 2006, 2013)."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -44,7 +46,7 @@ class SpeechRecognizer(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "batch frames symbols"], Int[Array, " batch"]]:
-        """Returns logits, and how many of each row's frames count.
+        """Returns logits, and the number of frames of each row that count.
 
         Args:
             samples: sound in [-1, 1].
@@ -52,7 +54,7 @@ class SpeechRecognizer(nn.Module):
             train: whether to drop out.
 
         Raises:
-            UserError: the samples have no two axes.
+            UserError: the samples are not 2-D.
         """
         if samples.ndim != 2:
             raise UserError(f"SpeechRecognizer: the samples {samples.shape} must be [batch, time]")

@@ -1,12 +1,14 @@
-"""SqueezeNet 1.1 (Iandola et al. 2016), as torchvision has it."""
+"""SqueezeNet 1.1 (Iandola et al. 2016), as torchvision builds it."""
+
+from __future__ import annotations
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.errors import UserError
 from zoo.layers import Conv, max_pool
+from zoo.layers.images import check_images
 
 Image = Float[Array, "batch height width channels"]
 
@@ -23,12 +25,14 @@ class SqueezeNet(nn.Module):
             image before each stage.
         features: channels of the first convolution.
         dropout_rate: share of the last fire module's outputs that is set to zero in training.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
     stages: tuple[tuple[int, ...], ...] = ((16, 16), (32, 32), (48, 48, 64, 64))
     features: int = 64
     dropout_rate: float = 0.5
+    channels: int = 3
 
     @nn.compact
     def __call__(self, image: Image, *, train: bool = False) -> Float[Array, "batch num_classes"]:
@@ -39,12 +43,10 @@ class SqueezeNet(nn.Module):
             train: whether to drop out.
 
         Raises:
-            UserError: the images have no four axes or are too small (less than 17 pixels).
+            UserError: the images do not fit (see ``check_images``) or have a side of less than 17
+                pixels.
         """
-        if image.ndim != 4:
-            raise UserError(
-                f"SqueezeNet: the images {image.shape} must be [batch, height, width, channels]"
-            )
+        check_images("SqueezeNet", image, self.channels)
         conv1 = Conv(self.features, 3, strides=2, initialization="he_uniform", name="conv1")
         x, number = jax.nn.relu(conv1(image)), 1
         for stage in self.stages:

@@ -1,5 +1,7 @@
 """Classes of texts: a bidirectional LSTM and the largest of its outputs (Conneau et al. 2017)."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -18,8 +20,8 @@ class TextClassifier(nn.Module):
         embed_features: width of the words' vectors.
         features: width of each direction's state.
         num_layers: number of recurrent layers.
-        dropout_rate: share of the vectors, of each layer's outputs and of what is classified that
-            is set to zero in training.
+        dropout_rate: share of the vectors, of each layer's outputs and of the classified features
+            that is set to zero in training.
     """
 
     num_classes: int = 2
@@ -42,11 +44,12 @@ class TextClassifier(nn.Module):
 
         Args:
             tokens: words.
-            lengths: words of each row that count; a row of none is read as one of its first.
+            lengths: number of words of each row that count; a row without words is read as its
+                first word.
             train: whether to drop out.
 
         Raises:
-            UserError: the tokens have no two axes.
+            UserError: the tokens are not 2-D.
         """
         if tokens.ndim != 2:
             raise UserError(f"TextClassifier: the tokens {tokens.shape} must be [batch, time]")

@@ -1,10 +1,13 @@
 """Text to image: a transformer reads the caption, a UNet removes the noise."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from zoo.errors import UserError
 from zoo.layers import Linear
+from zoo.layers.images import check_images
 from zoo.models.transformer import TransformerEncoder
 from zoo.models.unet import Image, UNet
 
@@ -13,17 +16,17 @@ class TextToImage(nn.Module):
     """``UNet`` with a ``TransformerEncoder`` as its context, trained together.
 
     The layout of latent diffusion (Rombach et al. 2022), on pixels, or on patches of them
-    (Hoogeboom et al. 2023, section 3). Besides the words, of which the places of the image choose,
-    every block knows the mean of all (Podell et al. 2024, section 2.1). A caption of padding alone
-    stands for none: what classifier-free guidance needs.
+    (Hoogeboom et al. 2023, section 3). The places of the image attend to the words, and
+    every block knows the mean of all words (Podell et al. 2024, section 2.1). A caption of padding
+    alone stands for no caption, which classifier-free guidance needs.
 
     Attributes:
         vocab_size: number of words, padding (0) among them.
         text_features: width of the words' vectors.
         text_layers: number of layers of the text encoder.
         text_heads: number of its attention heads; divides ``text_features``.
-        max_length: most words of a caption.
-        channels: of the images.
+        max_length: largest number of words of a caption.
+        channels: number of channels of the images.
         patch_size: side of the squares of pixels that the UNet sees as one; divides the images'
             sides.
         features: see ``UNet``.
@@ -31,7 +34,7 @@ class TextToImage(nn.Module):
         layers_per_level: see ``UNet``.
         num_heads: see ``UNet``.
         norm_groups: see ``UNet``.
-        dropout_rate: of both networks.
+        dropout_rate: dropout rate of both networks.
         scale_shift: see ``UNet``.
     """
 
@@ -88,17 +91,18 @@ class TextToImage(nn.Module):
 
         Args:
             image: noisy images.
-            step: of the noise schedule.
-            tokens: captions, filled up with 0.
+            step: step of the noise schedule.
+            tokens: captions, padded with 0.
             train: whether to drop out.
 
         Raises:
             UserError: a shape or an attribute does not fit.
         """
-        if image.ndim != 4 or any(side % self.patch_size for side in image.shape[1:3]):
+        check_images("TextToImage", image, self.channels)
+        if any(side % self.patch_size for side in image.shape[1:3]):
             raise UserError(
-                f"TextToImage: the image {image.shape} must be [batch, height, width, channels], "
-                f"height and width multiples of patch_size={self.patch_size}"
+                f"TextToImage: height and width of the image {image.shape} must be multiples of "
+                f"patch_size={self.patch_size}"
             )
         # The first place is seen even of an empty caption: attention to nothing has no answer.
         mask = (tokens != 0).at[:, 0].set(True)

@@ -1,36 +1,27 @@
 """The transformer of "Attention Is All You Need" (Vaswani et al. 2017)."""
 
-import math
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from zoo.errors import UserError
-from zoo.layers import Embed, LayerNorm, Linear, MultiHeadAttention, activation, sinusoidal
-from zoo.layers.attention import KeyValueCache, empty_cache
-
-Tokens = Int[Array, "batch time"]
-Features = Float[Array, "batch time features"]
-# True for a token that counts, False for padding.
-TokenMask = Bool[Array, "batch time"]
-
-
-class LayerCache(NamedTuple):
-    """Keys and values of one layer.
-
-    Attributes:
-        tokens: of the tokens so far; None: they are not kept.
-        memory: of the encoder's output; None: the layer has not read it.
-    """
-
-    tokens: KeyValueCache | None = None
-    memory: KeyValueCache | None = None
+from zoo.layers import LayerNorm, Linear
+from zoo.layers.attention import empty_cache
+from zoo.models.transformer_blocks import (
+    Features,
+    Layer,
+    LayerCache,
+    TokenEmbedding,
+    TokenMask,
+    Tokens,
+)
 
 
 class DecoderCache(NamedTuple):
-    """What decoding needs of the source and of the tokens so far.
+    """What decoding needs to know about the source and the tokens so far.
 
     Attributes:
         source_mask: True for source tokens that count; None: all do.
@@ -41,146 +32,8 @@ class DecoderCache(NamedTuple):
     layers: tuple[LayerCache, ...]
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with an activation between them (section 3.3).
-
-    Attributes:
-        hidden_features: width between the layers.
-        activation: its name.
-        dropout_rate: share of the hidden values that is set to zero in training.
-    """
-
-    hidden_features: int
-    activation: str
-    dropout_rate: float
-
-    @nn.compact
-    def __call__(self, x: Features, *, train: bool) -> Features:
-        """Applies the layers to each position."""
-        up = Linear(self.hidden_features, initialization="xavier_uniform", name="up")
-        down = Linear(x.shape[-1], initialization="xavier_uniform", name="down")
-        hidden = activation(self.activation)(up(x))
-        return down(nn.Dropout(self.dropout_rate, deterministic=not train)(hidden))
-
-
-class Layer(nn.Module):
-    """A layer of the encoder or, given a memory, of the decoder (figure 1).
-
-    Attributes:
-        num_heads: number of attention heads.
-        feedforward_features: hidden width of the feed-forward part.
-        dropout_rate: of attention weights, hidden values, and each part's contribution.
-        activation: name of the feed-forward part's activation.
-        norm_first: normalise what a part reads, instead of the sum that it adds to.
-        causal: whether a position sees the earlier ones and itself only.
-    """
-
-    num_heads: int
-    feedforward_features: int
-    dropout_rate: float
-    activation: str
-    norm_first: bool
-    causal: bool
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Features,
-        mask: TokenMask | None,
-        memory: Features | None = None,
-        memory_mask: TokenMask | None = None,
-        cache: LayerCache | None = None,
-        *,
-        train: bool = False,
-    ) -> tuple[Features, LayerCache]:
-        """Adds what attention and the feed-forward part find."""
-        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
-
-        def attention(name: str) -> MultiHeadAttention:
-            return MultiHeadAttention(self.num_heads, dropout_rate=self.dropout_rate, name=name)
-
-        def read(norm: LayerNorm, x: Features) -> Features:
-            return norm(x) if self.norm_first else x
-
-        def add(norm: LayerNorm, x: Features, y: Features) -> Features:
-            return x + dropout(y) if self.norm_first else norm(x + dropout(y))
-
-        before = LayerCache() if cache is None else cache
-        norm = LayerNorm(name="norm1")
-        y, tokens = attention("self_attention")(
-            read(norm, x), mask=_of_keys(mask), causal=self.causal, cache=before.tokens, train=train
-        )
-        x = add(norm, x, y)
-
-        context = memory if before.memory is None else before.memory
-        known = None
-        if context is not None:
-            norm = LayerNorm(name="norm2")
-            y, known = attention("cross_attention")(
-                read(norm, x), context, mask=_of_keys(memory_mask), train=train
-            )
-            x = add(norm, x, y)
-
-        norm = LayerNorm(name="norm3")
-        feedforward = FeedForward(
-            self.feedforward_features, self.activation, self.dropout_rate, name="feedforward"
-        )
-        return add(norm, x, feedforward(read(norm, x), train=train)), LayerCache(tokens, known)
-
-
-class TokenEmbedding(nn.Module):
-    """Vectors of tokens, times √features, plus vectors of their positions (3.4 and 3.5).
-
-    Attributes:
-        vocab_size: number of tokens.
-        features: width of the vectors.
-        positions: ``sinusoidal`` or ``learned``.
-        max_length: most positions, where they are learned.
-        dropout_rate: share of the sums that is set to zero in training.
-    """
-
-    vocab_size: int
-    features: int
-    positions: str
-    max_length: int
-    dropout_rate: float
-
-    def setup(self) -> None:
-        """Makes the tables."""
-        if self.positions not in ("sinusoidal", "learned"):
-            raise UserError(f"positions={self.positions!r} must be 'sinusoidal' or 'learned'")
-        # Times √features that is 1, as are the positions'; and tied output weights give logits of
-        # about 1.
-        std = self.features**-0.5
-        self.tokens = Embed(self.vocab_size, self.features, std=std)
-        if self.positions == "learned":
-            self.learned = Embed(self.max_length, self.features, std=std)
-        self.dropout = nn.Dropout(self.dropout_rate)
-
-    def __call__(
-        self, tokens: Tokens, begin: int | Int[Array, ""] = 0, *, train: bool = False
-    ) -> Features:
-        """Returns the vectors of tokens, the first of which stands at position ``begin``."""
-        time = tokens.shape[1]
-        x = self.tokens(tokens) * math.sqrt(self.features)
-        if self.positions == "learned":
-            if time > self.max_length:
-                raise UserError(f"{time} tokens are more than max_length={self.max_length}")
-            x = x + self.learned(begin + jnp.arange(time))
-        else:
-            # In the type of the vectors: a constant must not decide it.
-            exact = jnp.promote_types(x.dtype, jnp.float32)
-            table = sinusoidal((begin + jnp.arange(time)).astype(exact), self.features)
-            x = x + table.astype(x.dtype)
-        return self.dropout(x, deterministic=not train)
-
-    def logits(self, x: Features) -> Float[Array, "batch time vocab"]:
-        """Returns the logits of tokens, the output's weights tied to the tokens' vectors."""
-        return self.tokens.logits(x)
-
-
 class TransformerEncoder(nn.Module):
-    """From tokens to a vector for each that knows the others.
+    """Turns tokens into vectors, each of which knows the other tokens.
 
     Attributes:
         vocab_size: number of tokens.
@@ -210,7 +63,7 @@ class TransformerEncoder(nn.Module):
     def __call__(
         self, tokens: Tokens, mask: TokenMask | None = None, *, train: bool = False
     ) -> Features:
-        """Returns a vector for each token; what is returned for padding means nothing."""
+        """Returns a vector for each token; the vectors of padding have no meaning."""
         x = TokenEmbedding(
             self.vocab_size,
             self.features,
@@ -233,7 +86,7 @@ class TransformerEncoder(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """From a memory and the tokens so far to the logits of the next.
+    """Predicts the next token from a memory and the tokens so far.
 
     Attributes:
         vocab_size: number of tokens.
@@ -275,11 +128,12 @@ class TransformerDecoder(nn.Module):
         """Returns logits, and the caches with the tokens added.
 
         Args:
-            tokens: from the begin token on, or those that follow what is in ``caches``.
-            memory: the encoder's output; None: what is in ``caches``.
+            tokens: the tokens from the begin token on, or those that follow the tokens in
+                ``caches``.
+            memory: the encoder's output; None: its keys and values are in ``caches``.
             mask: True for tokens that count; None: all do.
-            memory_mask: likewise for the memory.
-            caches: of the tokens before; None: there are none, and none are kept.
+            memory_mask: True for vectors of the memory that count; None: all do.
+            caches: keys and values of the earlier tokens; None: there are none, and none are kept.
             train: whether to drop out.
         """
         embed = TokenEmbedding(
@@ -317,8 +171,8 @@ class Transformer(nn.Module):
     """Encoder and decoder.
 
     With the defaults it has the sizes of the paper's base model. Between the embeddings and the
-    output it is ``torch.nn.Transformer``, against which it is verified, and which normalises the
-    outputs of both stacks once more than the paper.
+    output it is ``torch.nn.Transformer``, against which it is verified. Unlike the paper, that
+    normalises the outputs of both stacks once more.
 
     Attributes:
         source_vocab_size: number of tokens of the source.
@@ -331,9 +185,10 @@ class Transformer(nn.Module):
         dropout_rate: share of embeddings, attention weights, hidden values and of each part's
             contribution that is set to zero in training.
         activation: name of the feed-forward parts' activation.
-        norm_first: normalise what a part reads (Xiong et al. 2020), instead of each sum.
+        norm_first: whether the input of each part is normalised (Xiong et al. 2020), instead of the
+            sum after it.
         positions: ``sinusoidal`` or ``learned``.
-        max_length: most tokens, where positions are learned.
+        max_length: largest number of tokens, where positions are learned.
         tie_weights: whether the output's weights are the target tokens' vectors.
     """
 
@@ -385,21 +240,21 @@ class Transformer(nn.Module):
         """Returns the logits of each next target token.
 
         Args:
-            source: what is read.
-            target: what has been written, from the begin token on.
+            source: tokens of the source.
+            target: tokens of the target so far, from the begin token on.
             source_mask: True for source tokens that count; None: all do.
             target_mask: True for target tokens that count; None: all do.
             train: whether to drop out.
 
         Raises:
-            UserError: tokens are no integers or too many, or an attribute does not fit.
+            UserError: tokens are not integers or too many, or an attribute does not fit.
         """
         memory = self.encoder(source, source_mask, train=train)
         logits, _ = self.decoder(target, memory, target_mask, source_mask, train=train)
         return logits
 
     def begin(self, source: Tokens, source_mask: TokenMask | None, max_length: int) -> DecoderCache:
-        """Reads a source; returns what ``step`` goes on with, with room for ``max_length``."""
+        """Reads a source; returns the cache for ``step``, with room for ``max_length`` tokens."""
         memory = self.encoder(source, source_mask)
         # On its way over any token the decoder computes the memory's keys and values: once, not
         # in each step. The rest of that way is not compiled, since nothing comes of it.
@@ -413,12 +268,8 @@ class Transformer(nn.Module):
     def step(
         self, target: Tokens, cache: DecoderCache
     ) -> tuple[Float[Array, "batch time vocab"], DecoderCache]:
-        """Returns the logits of the tokens after ``target``, which follows what is in the cache."""
+        """Returns the logits of the next tokens; ``target`` follows the tokens in the cache."""
         logits, layers = self.decoder(
             target, None, memory_mask=cache.source_mask, caches=cache.layers
         )
         return logits, DecoderCache(cache.source_mask, layers)
-
-
-def _of_keys(mask: TokenMask | None) -> Bool[Array, "batch 1 1 keys"] | None:
-    return None if mask is None else mask[:, None, None, :]

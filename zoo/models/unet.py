@@ -1,5 +1,7 @@
 """A UNet with cross-attention that removes noise from images (Rombach et al. 2022, appendix E)."""
 
+from __future__ import annotations
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from zoo.layers import (
     activation,
     sinusoidal,
 )
+from zoo.layers.images import check_images
 
 Image = Float[Array, "batch height width channels"]
 Vector = Float[Array, "batch features"]
@@ -40,7 +43,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, time: Vector, *, train: bool) -> Image:
-        """Adds what the convolutions find."""
+        """Adds the result of the convolutions to the input."""
         y = jax.nn.silu(GroupNorm(self.norm_groups, name="norm1")(x))
         y = Conv(self.features, 3, padding=1, name="conv1")(y)
         norm2 = GroupNorm(self.norm_groups, name="norm2")
@@ -63,7 +66,7 @@ class SpatialTransformer(nn.Module):
 
     Attributes:
         num_heads: number of attention heads; divides the channels.
-        norm_groups: groups of the first normalisation.
+        norm_groups: number of groups of the first normalisation.
     """
 
     num_heads: int
@@ -71,7 +74,7 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, context: Context, context_mask: ContextMask | None) -> Image:
-        """Adds what attention to the image and to the context, and a gated layer, find."""
+        """Adds the results of attention to image and context, and of a gated layer."""
         features = x.shape[-1]
         mask = None if context_mask is None else context_mask[:, None, None, :]
 
@@ -96,15 +99,15 @@ class SpatialTransformer(nn.Module):
 
 
 class UNet(nn.Module):
-    """From a noisy image, its step and a context to what the noise schedule says is predicted.
+    """Predicts what a noise schedule asks for, given a noisy image, its step and a context.
 
-    An image is halved from level to level and doubled on the way back, where each level also sees
-    what it was on the way down. Verified against diffusers' ``UNet2DConditionModel`` with
-    ``CrossAttnDownBlock2D`` and ``DownBlock2D``, their counterparts, and
-    ``UNetMidBlock2DCrossAttn``.
+    The image is halved from level to level and doubled on the way back, where each level also sees
+    the image of that level on the way down. Verified against diffusers'
+    ``UNet2DConditionModel`` with ``CrossAttnDownBlock2D`` and ``DownBlock2D``, their counterparts,
+    and ``UNetMidBlock2DCrossAttn``.
 
     Attributes:
-        channels: of the image and of the prediction.
+        channels: number of channels of the image and of the prediction.
         features: channels at each level, from the whole image down; divisible by ``norm_groups``.
         attention: whether each level attends to the context; the lowest point always does.
         layers_per_level: residual blocks of a level on the way down; one more on the way back.
@@ -138,26 +141,29 @@ class UNet(nn.Module):
 
         Args:
             image: the noisy image.
-            step: of the noise schedule.
-            context: such as the vectors of a caption's tokens.
-            context_mask: True for what counts of it; None: all does.
-            vector: added to the time's, four times as wide as the first features: what every block
-                should know, such as a class (``class_embed_type="identity"``); None: nothing.
+            step: step of the noise schedule.
+            context: vectors to attend to, such as those of a caption's tokens.
+            context_mask: True for the vectors that count; None: all do.
+            vector: what every block should know, such as a class (``class_embed_type="identity"``);
+                four times as wide as the first features, and added to the vector of the time. None:
+                nothing.
             train: whether to drop out.
 
         Raises:
-            UserError: the image cannot be halved as often, or an attribute does not fit.
+            UserError: the images do not fit (see ``check_images``) or cannot be halved so often, or
+                an attribute does not fit.
         """
+        check_images("UNet", image, self.channels)
         levels = len(self.features)
         if len(self.attention) != levels:
             raise UserError(
                 f"UNet: attention={self.attention} must have as many entries as "
                 f"features={self.features}"
             )
-        if image.ndim != 4 or any(side % 2 ** (levels - 1) for side in image.shape[1:3]):
+        if any(side % 2 ** (levels - 1) for side in image.shape[1:3]):
             raise UserError(
-                f"UNet: the image {image.shape} must be [batch, height, width, channels], height "
-                f"and width multiples of {2 ** (levels - 1)}"
+                f"UNet: height and width of the image {image.shape} must be multiples of "
+                f"{2 ** (levels - 1)}, to be halved {levels - 1} times"
             )
 
         def block(name: str, x: Image, features: int) -> Image:

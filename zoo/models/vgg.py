@@ -1,4 +1,6 @@
-"""VGG (Simonyan and Zisserman 2015), as torchvision has it."""
+"""VGG (Simonyan and Zisserman 2015), as torchvision builds it."""
+
+from __future__ import annotations
 
 import flax.linen as nn
 import jax
@@ -6,6 +8,7 @@ from jaxtyping import Array, Float
 
 from zoo.errors import UserError
 from zoo.layers import BatchNorm, Conv, Linear, adaptive_mean_pool, max_pool
+from zoo.layers.images import check_images
 
 
 class VGG(nn.Module):
@@ -20,6 +23,7 @@ class VGG(nn.Module):
         batch_norm: whether each convolution is normalised.
         hidden_features: width of the two hidden linear layers.
         dropout_rate: share of their outputs that is set to zero in training.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
@@ -28,6 +32,7 @@ class VGG(nn.Module):
     batch_norm: bool = False
     hidden_features: int = 4096
     dropout_rate: float = 0.5
+    channels: int = 3
 
     @nn.compact
     def __call__(
@@ -45,15 +50,13 @@ class VGG(nn.Module):
             mask: 1 for a row that counts in them; None: all do.
 
         Raises:
-            UserError: the images have no four axes or are too small, or attributes do not fit.
+            UserError: the images do not fit (see ``check_images``) or are too small, or attributes
+                do not fit together.
         """
+        check_images("VGG", image, self.channels)
         if len(self.stages) != len(self.features):
             raise UserError(
                 f"VGG: stages={self.stages} must have as many entries as features={self.features}"
-            )
-        if image.ndim != 4:
-            raise UserError(
-                f"VGG: the images {image.shape} must be [batch, height, width, channels]"
             )
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
         x, number = image, 0

@@ -1,11 +1,15 @@
-"""The vision transformer (Dosovitskiy et al. 2021), as torchvision has it."""
+"""The vision transformer (Dosovitskiy et al. 2021), as torchvision builds it."""
+
+from __future__ import annotations
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
 from zoo.errors import UserError
-from zoo.layers import Conv, LayerNorm, Linear, MultiHeadAttention, activation
+from zoo.layers import Conv, LayerNorm, Linear
+from zoo.layers.images import check_images
+from zoo.models.transformer_blocks import Block
 
 
 class ViT(nn.Module):
@@ -22,6 +26,7 @@ class ViT(nn.Module):
         num_heads: number of attention heads; divides ``features``.
         feedforward_features: width of the hidden layers.
         dropout_rate: share of the sums' parts that is set to zero in training.
+        channels: number of channels of the images.
     """
 
     num_classes: int = 1000
@@ -32,6 +37,7 @@ class ViT(nn.Module):
     num_heads: int = 12
     feedforward_features: int = 3072
     dropout_rate: float = 0.0
+    channels: int = 3
 
     @nn.compact
     def __call__(
@@ -40,13 +46,14 @@ class ViT(nn.Module):
         """Returns the logits of a batch of images.
 
         Raises:
-            UserError: the images are not of ``image_size``, or the patches do not divide it.
+            UserError: the images do not fit (see ``check_images``), their sides are not
+                ``image_size``, or ``patch_size`` does not divide it.
         """
+        check_images("ViT", image, self.channels)
         side = self.image_size
-        if image.ndim != 4 or image.shape[1:3] != (side, side):
+        if image.shape[1:3] != (side, side):
             raise UserError(
-                f"ViT: the images {image.shape} must be [batch, height, width, channels] with "
-                f"height and width image_size={side}"
+                f"ViT: the images {image.shape} must have height and width image_size={side}"
             )
         if side % self.patch_size:
             raise UserError(f"ViT: patch_size={self.patch_size} must divide image_size={side}")
@@ -64,37 +71,17 @@ class ViT(nn.Module):
         x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         x = dropout(x)
         for layer in range(self.num_layers):
-            x = EncoderBlock(
-                self.num_heads, self.feedforward_features, self.dropout_rate, name=f"block_{layer}"
+            x, _ = Block(
+                self.num_heads,
+                self.feedforward_features,
+                "gelu",
+                initialization="xavier_uniform",
+                attention_out_initialization="pytorch",
+                feedforward_out_initialization="xavier_uniform",
+                dropout_rate=self.dropout_rate,
+                drop_hidden=True,
+                epsilon=1e-6,
+                name=f"block_{layer}",
             )(x, train=train)
         x = LayerNorm(epsilon=1e-6, name="ln")(x)
         return Linear(self.num_classes, initialization=0.0, name="head")(x[:, 0])
-
-
-class EncoderBlock(nn.Module):
-    """Attention, then two linear layers, each normalised before and added.
-
-    Attributes:
-        num_heads: number of attention heads.
-        feedforward_features: width of the hidden layer.
-        dropout_rate: share of each part that is set to zero in training.
-    """
-
-    num_heads: int
-    feedforward_features: int
-    dropout_rate: float
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch length features"], *, train: bool
-    ) -> Float[Array, "batch length features"]:
-        """Adds what attention and the linear layers find."""
-        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
-        y = LayerNorm(epsilon=1e-6, name="ln_1")(x)
-        y, _ = MultiHeadAttention(self.num_heads, out_initialization="pytorch", name="attention")(y)
-        x = x + dropout(y)
-        y = LayerNorm(epsilon=1e-6, name="ln_2")(x)
-        y = Linear(self.feedforward_features, initialization="xavier_uniform", name="up")(y)
-        y = dropout(activation("gelu")(y))
-        y = Linear(x.shape[-1], initialization="xavier_uniform", name="down")(y)
-        return x + dropout(y)

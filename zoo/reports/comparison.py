@@ -1,31 +1,38 @@
-"""Finished runs side by side: a table of their results, and one picture of their curves."""
+"""Finished runs side by side: one table of their results, one picture of their curves, one page."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from zoo.errors import UserError
-from zoo.reports.page import numbers
-from zoo.reports.plots import draw_gradients, new_figure
+from zoo.reports.page import numbers, shows, write_page
+from zoo.reports.plots import add_curves, finish_axis, literal, new_figure, save
 from zoo.reports.records import read_records
+from zoo.reports.sections import Curve, Run
 
-Report = Mapping[str, Any]
+DEFAULT_PAGE = Path("runs/report.html")
 
 
-def read_reports(folders: Sequence[Path]) -> dict[str, Report]:
-    """Returns what ``report.json`` of each run says, by the run's name.
+def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Returns the content of each run's ``report.json``, by the run's name.
 
-    A run's name is its folder's, or its whole path where two folders have the same name.
+    The name of a run is that of its folder, or the path as given where two folders share a name.
 
     Raises:
-        UserError: a folder has no report, or its run has not finished.
+        UserError: a folder is given twice or has no report, or its run has not finished.
     """
-    reports: dict[str, Report] = {}
-    unique = len({folder.name for folder in folders}) == len(folders)
-    for folder in folders:
+    reports: dict[str, dict[str, Any]] = {}
+    names = [Path(os.path.abspath(folder)).name for folder in folders]
+    seen: set[Path] = set()
+    for folder, name in zip(folders, names, strict=True):
+        if folder.resolve() in seen:
+            raise UserError(f"{folder} is given twice: give each run once")
+        seen.add(folder.resolve())
         file = folder / "report.json"
         if not file.is_file():
             raise UserError(f"{folder} holds no run: there is no {file}")
@@ -35,62 +42,88 @@ def read_reports(folders: Sequence[Path]) -> dict[str, Report]:
                 f"the run in {folder} has not finished (status {report['status']!r}): start it "
                 "again with the same command"
             )
-        reports[folder.name if unique else str(folder)] = report
+        reports[name if names.count(name) == 1 else str(folder)] = report
     return reports
 
 
-def compared(reports: Mapping[str, Report]) -> dict[str, list[str]]:
-    """Returns what the reports say, a row for each number with one text for each run."""
-    columns = [numbers(report) | _gradient(report) for report in reports.values()]
+def compared(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Returns a row for each number that a run has, with one text per run; "-" where it has none.
+
+    A run's numbers are those of ``zoo.reports.page.numbers``.
+    """
+    columns = [numbers(run) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column)
     return {name: [column.get(name, "-") for column in columns] for name in names}
 
 
-def comparison_table(reports: Mapping[str, Report]) -> Table:
-    """Lays out ``compared`` for the terminal, one column a run."""
+def comparison_table(runs: Sequence[Run]) -> Table:
+    """Lays out ``compared`` for the terminal, one column per run."""
     table = Table()
     table.add_column("")
-    for name in reports:
-        table.add_column(name, justify="right")
-    for row, texts in compared(reports).items():
-        table.add_row(row, *texts)
+    for run in runs:
+        # As Text, because a plain name such as [bold] would be read as markup.
+        table.add_column(Text(run.name), justify="right")
+    for row, texts in compared(runs).items():
+        table.add_row(*map(Text, (row, *texts)))
     return table
 
 
-def _gradient(report: Report) -> dict[str, str]:
-    norms = report.get("gradient_by_distance")
-    if not norms:
-        return {}
-    share = norms[-1] / max(norms) if max(norms) else 0.0
-    return {f"gradient {len(norms) - 1} steps back, of the largest": f"{share:.1e}"}
-
-
-def plot_comparison(path: Path, folders: Sequence[Path], reports: Mapping[str, Report]) -> None:
-    """Draws the validation loss against the step, and what else the reports have to draw.
+def plot_comparison(path: Path, runs: Sequence[Run]) -> None:
+    """Draws the validation loss against the step, and curves of the same title over one another.
 
     Args:
-        path: the PNG file to write.
-        folders: of the runs.
-        reports: what ``read_reports`` returned for them.
+        path: the PNG file to write; its folder is made where it is absent.
+        runs: whose ``metrics.jsonl`` are read and whose sections may hold curves.
     """
-    gradients = {
-        name: report["gradient_by_distance"]
-        for name, report in reports.items()
-        if "gradient_by_distance" in report
-    }
-    figure, axes = new_figure(ncols=2 if gradients else 1, size=(12.0 if gradients else 6.0, 4.0))
-    for name, folder in zip(reports, folders, strict=True):
+    titles: dict[str, dict[str, Curve]] = {}
+    for run in runs:
+        for section in run.sections:
+            if isinstance(section, Curve):
+                titles.setdefault(section.title, {})[run.name] = section
+    count = 1 + len(titles)
+    figure, axes = new_figure(ncols=count, size=(6.0 * count, 4.0))
+    for run in runs:
         points = [
             (record["step"], record["loss"])
-            for record in read_records(folder / "metrics.jsonl")
-            if record["split"] == "validation"
+            for record in read_records(run.folder / "metrics.jsonl")
+            if record["split"] == "validation" and "loss" in record
         ]
         if points:
-            axes[0].plot(*zip(*points, strict=True), marker="s", label=name)
-    axes[0].set(xlabel="step", ylabel="validation loss")
-    axes[0].grid(alpha=0.3)
-    axes[0].legend()
-    if gradients:
-        draw_gradients(axes[1], gradients)
+            axes[0].plot(*zip(*points, strict=True), marker="s", label=literal(run.name))
+    finish_axis(axes[0], xlabel="step", ylabel="validation loss")
+    for axis, curves in zip(axes[1:], titles.values(), strict=True):
+        add_curves(axis, curves)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
+
+
+def write_comparison(
+    runs: Sequence[Run], out: Path | None = None, *, say: Callable[[str], None]
+) -> Path:
+    """Writes the page of several runs and, beside it, the PNG file of their curves.
+
+    Args:
+        runs: finished runs.
+        out: the HTML file, which is replaced if it exists. None: ``runs/report.html``, or the
+            next free ``runs/report-2.html``, … where that is a page of other runs.
+        say: tells the user which files were written, and what was there before.
+
+    Returns:
+        The HTML file.
+    """
+    page = out or _next_page(runs, say)
+    replaced = page.exists()
+    curves = page.with_suffix(".png")
+    plot_comparison(curves, runs)
+    write_page(page, runs, comparison=compared(runs), figures=[("Side by side", curves)])
+    say(f"page in {page}{', which is replaced' if replaced else ''}, curves in {curves}")
+    return page
+
+
+def _next_page(runs: Sequence[Run], say: Callable[[str], None]) -> Path:
+    page, number = DEFAULT_PAGE, 2
+    while page.exists() and not shows(page, runs):
+        following = DEFAULT_PAGE.with_stem(f"{DEFAULT_PAGE.stem}-{number}")
+        say(f"{page} is a page of other runs: trying {following}")
+        page, number = following, number + 1
+    return page

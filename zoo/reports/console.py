@@ -1,91 +1,205 @@
 """What a person sees while a run goes on."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
+
+from zoo.reports.formats import number
 
 # Of interest in the files, but too much for a line that a person reads.
 _NOT_SHOWN = ("split", "step", "epoch", "gradient_norm", "learning_rate", "data_wait_seconds")
+_SPEED: dict[str, Callable[[float], str]] = {
+    "examples_per_second": lambda value: f"{value:.0f} examples/s",
+    "data_wait_share": lambda value: f"waiting for data {100 * value:.1f}%",
+    "seconds": lambda value: f"{value:.1f} s",
+}
+_BETWEEN = " | "
+SECONDS_BETWEEN_DRAWINGS = 0.2
 
 
 class ConsoleWriter:
-    """A live progress bar on a terminal; plain lines where the output goes to a file."""
+    """A live line on a terminal; plain lines where the output goes to a file or a pipe.
 
-    def __init__(self, console: Console, steps: int, steps_per_epoch: int) -> None:
-        """Prepares the bar; ``start`` shows it.
+    The live line has a bar, the step, the time left and the newest means of training, and is
+    redrawn in place. Epochs and evaluations are printed above it.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        steps: int,
+        steps_per_epoch: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepares the line; ``start`` shows it.
 
         Args:
             console: where to print.
             steps: number of steps of the run.
             steps_per_epoch: steps of an epoch.
+            clock: returns seconds, from which the time left is estimated.
         """
         self._console = console
         self._steps = steps
         self._steps_per_epoch = steps_per_epoch
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[means]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
+        self._clock = clock
+        self._first = self._step = 0
+        self._started = self._drawn = clock()
+        self._seconds_left: float | None = None
+        self._record: Mapping[str, Any] = {}
+        self._live: Live | None = None
+        # A terminal that cannot move its cursor gets plain lines as well.
+        if console.is_terminal and not console.is_dumb_terminal:
+            # Drawn by the calls below alone: what has not changed is not drawn again.
+            self._live = Live(get_renderable=self._line, console=console, auto_refresh=False)
 
     def start(self, step: int) -> None:
-        """Shows the bar at a step."""
-        self._task = self._bar.add_task(
-            "train", total=self._steps, completed=step, epoch=1, means=""
-        )
-        self._bar.start()
+        """Shows the line of a run that stands at a step."""
+        self._first = self._step = step
+        self._started = self._clock()
+        if self._live:
+            self._live.start(refresh=True)
 
     def step(self, step: int) -> None:
-        """Moves the bar."""
-        if self._task is not None:
-            epoch = (step - 1) // self._steps_per_epoch + 1
-            self._bar.update(self._task, completed=step, epoch=epoch)
+        """Takes note of a finished step, and draws the line a few times a second."""
+        self._step = step
+        now = self._clock()
+        # Evaluations and checkpoints since the start count too, because more of them will come.
+        pace = (now - self._started) / max(step - self._first, 1)
+        self._seconds_left = pace * (self._steps - step)
+        if now - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
+            self._draw()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Shows a record: of a step on the bar, of an epoch or an evaluation as a line."""
-        shown = describe(record)
-        if record["split"] == "train" and self._console.is_terminal:
-            if self._task is not None:
-                self._bar.update(self._task, means=shown)
+        """Shows a record: of training steps on the live line, any other on a line of its own."""
+        if record["split"] == "train" and self._live:
+            self._record = record
+            self._draw()
             return
-        steps = f"step {record['step']}/{self._steps}"
-        titles = {"train": steps, "train_epoch": f"[Epoch {record['epoch']}]"}
+        titles = {
+            "train": f"step {record['step']}/{self._steps}",
+            "train_epoch": f"[Epoch {record['epoch']}]",
+        }
         title = titles.get(record["split"], f"[{record['split']} at step {record['step']}]")
-        self._console.print(f"{title} {shown}", markup=False, highlight=False)
+        texts = [*metric_texts(record), *speed_texts(record)]
+        line = f"{title} {_BETWEEN.join(texts)}"
+        if self._live:
+            line = folded(title, texts, self._console.width)
+        self._console.print(line, markup=False, highlight=False)
 
     def flush(self) -> None:
-        """Nothing to do: lines are printed as they come."""
+        """Does nothing: lines are printed as they come."""
 
     def close(self) -> None:
-        """Takes the bar away."""
-        self._bar.stop()
+        """Ends the live line, which stays on the screen as it is."""
+        if self._live:
+            self._live.stop()
+
+    def _draw(self) -> None:
+        self._drawn = self._clock()
+        if self._live:
+            self._live.refresh()
+
+    def _line(self) -> Text:
+        epoch = max(self._step - 1, 0) // self._steps_per_epoch + 1
+        texts = [*metric_texts(self._record), f"epoch {epoch}", *speed_texts(self._record)]
+        return live_line(
+            self._step,
+            self._steps,
+            self._seconds_left,
+            texts,
+            # Some terminals begin a new line as soon as the last column is written.
+            width=self._console.width - 1,
+            ascii_only=self._console.options.ascii_only,
+        )
 
 
-def describe(record: dict[str, Any]) -> str:
+def describe(record: Mapping[str, Any]) -> str:
     """Returns the numbers of a record for reading: ``loss 0.1234 | accuracy 97.50% | …``."""
-    parts = []
-    for name, value in record.items():
-        if name in _NOT_SHOWN:
-            continue
-        if name == "accuracy":
-            parts.append(f"accuracy {100 * value:.2f}%")
-        elif name == "examples_per_second":
-            parts.append(f"{value:.0f} examples/s")
-        elif name == "data_wait_share":
-            parts.append(f"waiting for data {100 * value:.1f}%")
-        elif name == "seconds":
-            parts.append(f"{value:.1f} s")
+    return _BETWEEN.join([*metric_texts(record), *speed_texts(record)])
+
+
+def metric_texts(record: Mapping[str, Any]) -> list[str]:
+    """Returns a text for each metric of a record, the loss first."""
+    names = [name for name in record if name not in (*_NOT_SHOWN, *_SPEED)]
+    return [
+        f"{name} {100 * record[name]:.2f}%"
+        if name == "accuracy"
+        else f"{name} {number(record[name])}"
+        for name in sorted(names, key=lambda name: name != "loss")
+    ]
+
+
+def speed_texts(record: Mapping[str, Any]) -> list[str]:
+    """Returns a text for each number of a record that says how fast the run is."""
+    return [text(record[name]) for name, text in _SPEED.items() if name in record]
+
+
+def live_line(
+    step: int,
+    steps: int,
+    seconds_left: float | None,
+    texts: Sequence[str],
+    *,
+    width: int,
+    ascii_only: bool = False,
+) -> Text:
+    """Lays out a bar, the step, the time left, and as many whole texts as still fit.
+
+    Args:
+        step: number of steps done.
+        steps: number of steps in all.
+        seconds_left: None: not known yet.
+        texts: metrics and others, the most important first.
+        width: the most columns that the line may take.
+        ascii_only: whether the terminal shows no other characters.
+    """
+    done, rest = ("#", "-") if ascii_only else ("━", "─")
+    bar = max(width // 8, 5)
+    filled = bar * step // steps
+    line = Text.assemble(
+        (done * filled, "bar.complete"),
+        (rest * (bar - filled), "bar.back"),
+        f" {step}/{steps} ",
+        (f"{duration(seconds_left)}{' left' if width >= 60 else ''}", "progress.remaining"),
+        no_wrap=True,
+        end="",
+    )
+    before = "  "
+    for text in texts:
+        if line.cell_len + len(before) + Text(text).cell_len > width:
+            break
+        line.append(before + text)
+        before = _BETWEEN
+    # Nothing but the bar, the step and the time on a very narrow terminal, and no more than fits.
+    line.truncate(width)
+    return line
+
+
+def duration(seconds: float | None) -> str:
+    """Returns ``hours:minutes:seconds``, or dashes for None."""
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def folded(title: str, texts: Sequence[str], width: int) -> str:
+    """Joins texts, and begins a new line before a text that would not fit into ``width``."""
+    lines = [title]
+    for position, text in enumerate(texts):
+        joined = f"{lines[-1]}{_BETWEEN if position else ' '}{text}"
+        if Text(joined).cell_len <= width:
+            lines[-1] = joined
         else:
-            parts.append(f"{name} {value:.4f}")
-    return " | ".join(parts)
+            lines.append(f"  {text}")
+    return "\n".join(lines)
 
 
 def parameter_table(rows: Sequence[tuple[str, str, int]]) -> Table:

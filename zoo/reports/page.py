@@ -1,131 +1,162 @@
-"""The report as one HTML file that needs nothing else: no script, no style, no image from afar."""
+"""The report as one self-contained HTML file: no scripts, and nothing loaded from elsewhere."""
 
 import base64
-import json
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from zoo.reports.formats import number
+from zoo.reports.plots import draw_curves
 from zoo.reports.records import write_atomically
-
-_FIGURES = (
-    ("curves.png", "Curves", "chart"),
-    ("confusion_matrix.png", "Confusion matrix: rows are the true classes", ""),
-    ("bands.png", "Forecasts, the first and the last of the test split among them", "chart"),
-    ("gradient_by_distance.png", "Gradient of the last loss by distance in time", "chart"),
-)
-_ALIKE = ("accuracy", "macro avg", "weighted avg", "micro avg")
+from zoo.reports.sections import Curve, Figure, Gallery, Numbers, Run, Section, Table
 
 
 def write_page(
     path: Path,
-    folders: Mapping[str, Path],
+    runs: Sequence[Run],
     *,
     comparison: Mapping[str, Sequence[str]] | None = None,
     figures: Sequence[tuple[str, Path]] = (),
 ) -> None:
     """Writes the page of one run or of several.
 
+    Each run shows its numbers, ``curves.png``, its sections in their order, its parameters, its
+    config and its environment. A picture whose file is missing is named as missing.
+
     Args:
         path: the HTML file to write.
-        folders: of finished runs, by name.
-        comparison: rows of a table with one text for each run.
-        figures: captions and PNG files, shown before those of the runs.
+        runs: finished runs; their folders hold ``config.json`` and the pictures.
+        comparison: rows of a table with one text for each run, by the row's name.
+        figures: captions and PNG files that stand before those of the runs.
     """
-    # Escapes everything; imported where it is used.
+    # Imported here because it takes a while. It escapes everything that it inserts.
     from jinja2 import Environment
 
     template = Environment(autoescape=True, trim_blocks=True).from_string(
         resources.files("zoo.reports").joinpath("page.html").read_text(encoding="utf-8")
     )
-    runs = [_run(name, folder) for name, folder in folders.items()]
     text = template.render(
-        title=" · ".join(folders),
+        title=" · ".join(run.name for run in runs),
         subtitle=_subtitle(runs),
-        runs=runs,
+        mark=_mark(runs),
+        runs=[_shown_run(run, several=len(runs) > 1) for run in runs],
         comparison=comparison,
-        figures=[
-            *((caption, embedded(file), "chart") for caption, file in figures),
-            *(figure for folder in folders.values() for figure in _figures(folder)),
-        ],
+        figures=[_picture(caption, file, "chart") for caption, file in figures],
     )
-    write_atomically(path, text)
+    # A name with half a surrogate pair, from a file system that is not UTF-8, cannot be written.
+    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def embedded(file: Path) -> str:
-    """Returns a PNG file as the address of an image that holds it."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
+def shows(path: Path, runs: Sequence[Run]) -> bool:
+    """Returns whether a file is a page of just these runs, in any order."""
+    return _mark(runs) in path.read_text(encoding="utf-8", errors="replace")
 
 
-def _run(name: str, folder: Path) -> dict[str, Any]:
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    mistakes = [
-        {
-            "image": embedded(folder / "mistakes" / f"{number}.png"),
-            "caption": f"{wrong['predicted']} {100 * wrong['probability']:.1f}%, is "
-            f"{wrong['label']}",
-        }
-        for number, wrong in enumerate(report.get("mistakes", []))
-        if (folder / "mistakes" / f"{number}.png").is_file()
-    ]
-    return {
-        "name": name,
-        "platform": report["platform"],
-        "numbers": numbers(report),
-        "classes": [
-            {
-                "name": label,
-                "precision": scores["precision"],
-                "recall": scores["recall"],
-                "f1": scores["f1-score"],
-                "support": int(scores["support"]),
-            }
-            for label, scores in report.get("classification_report", {}).items()
-            if label not in _ALIKE
-        ],
-        "mistakes": mistakes,
-        "wrong_texts": [wrong for wrong in report.get("mistakes", []) if "text" in wrong],
-        "examples": report.get("examples", []),
-        "parameters": report.get("parameter_table", []),
-        "config": (folder / "config.json").read_text(encoding="utf-8").strip(),
-        "environment": report.get("environment", {}),
+def numbers(run: Run) -> dict[str, str]:
+    """Returns what a reader looks for first, as text: metrics, size, length, times and speed."""
+    report = run.report
+    metrics = {
+        f"{split} {name}": number(value)
+        for split in ("test", "validation")
+        for name, value in report["metrics"].get(split, {}).items()
     }
-
-
-def numbers(report: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what one sees first: the test's metrics, size, length and times, as text."""
-    test = {f"test {name}": f"{value:.4f}" for name, value in report["metrics"]["test"].items()}
-    best = report.get("best", {})
-    validation = {
-        f"best validation {name}": f"{value:.4f}"
-        for name, value in best.items()
+    best = {
+        f"best validation {name}": number(value)
+        for name, value in report.get("best", {}).items()
         if name != "step" and value is not None
     }
+    own = {
+        name: text
+        for section in run.sections
+        if isinstance(section, Numbers)
+        for name, text in section.values
+    }
     return {
-        **test,
-        **validation,
+        **metrics,
+        **best,
         "parameters": f"{report['parameters']:,}",
         "steps": f"{report['steps']:,}",
         "epochs": f"{report.get('epochs', 0):.2f}",
         "seconds of training": f"{report['train_seconds']:.0f}",
         "seconds of compiling": f"{report.get('compile_seconds', 0):.0f}",
         "examples per second": f"{report['examples_per_second']:.0f}",
+        **own,
     }
 
 
-def _subtitle(runs: Sequence[Mapping[str, Any]]) -> str:
-    devices = {run["environment"].get("device", run["platform"]) for run in runs}
+def _shown_run(run: Run, *, several: bool) -> dict[str, Any]:
+    """Returns what the template shows of a run; headings name it where there are several."""
+    suffix = f": {run.name}" if several else ""
+    sections: list[Section] = [Figure("Curves", "curves.png"), *run.sections]
+    if parameters := run.report.get("parameter_table"):
+        rows = tuple((layer, shapes, f"{count:,}") for layer, shapes, count in parameters)
+        columns = ("layer", "shapes", "parameters")
+        sections.append(Table("Parameters", columns, rows, prose=("shapes",)))
+    return {
+        "name": run.name,
+        "suffix": suffix,
+        "numbers": numbers(run),
+        "sections": [
+            _shown(section, run.folder, suffix)
+            for section in sections
+            if not isinstance(section, Numbers)
+        ],
+        "config": (run.folder / "config.json").read_text(encoding="utf-8").strip(),
+        "environment": run.report.get("environment", {}),
+    }
+
+
+def _shown(section: Section, folder: Path, suffix: str) -> dict[str, Any]:
+    """Returns a section as the template takes it, with its pictures inside."""
+    if isinstance(section, Figure):
+        picture = _picture(section.title + suffix, folder / section.file, section.kind)
+        return {"type": "picture", "picture": picture}
+    if isinstance(section, Gallery):
+        pictures = [_picture(caption, folder / file, "") for file, caption in section.items]
+        return {"type": "gallery", "title": section.title + suffix, "pictures": pictures}
+    if isinstance(section, Curve):
+        file = io.BytesIO()
+        draw_curves(file, {"": section})
+        image = _embedded(file.getvalue())
+        picture = {"caption": section.title + suffix, "image": image, "kind": "chart"}
+        return {"type": "picture", "picture": picture}
+    if isinstance(section, Table):
+        columns = [(name, "text" if name in section.prose else "") for name in section.columns]
+        return {
+            "type": "table",
+            "title": section.title + suffix,
+            "columns": columns,
+            "rows": [
+                [(text, kind) for text, (_, kind) in zip(row, columns, strict=True)]
+                for row in section.rows
+            ],
+        }
+    raise TypeError(f"{section!r} is not a section of zoo.reports.sections")
+
+
+def _picture(caption: str, file: Path, kind: str) -> dict[str, str]:
+    if not file.is_file():
+        return {"caption": f"{caption} ({file.name} is missing)", "image": "", "kind": kind}
+    return {"caption": caption, "image": _embedded(file.read_bytes()), "kind": kind}
+
+
+def _embedded(png: bytes) -> str:
+    """Returns a PNG file's content as the address of an image."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _mark(runs: Sequence[Run]) -> str:
+    """Returns a word that stands for these runs, without telling where their folders are."""
+    folders = sorted(str(run.folder.resolve()) for run in runs)
+    text = "\n".join(folders).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()
+
+
+def _subtitle(runs: Sequence[Run]) -> str:
+    devices = {
+        run.report.get("environment", {}).get("device", run.report["platform"]) for run in runs
+    }
     return f"trained on {' and '.join(sorted(map(str, devices)))}"
-
-
-def _figures(folder: Path) -> list[tuple[str, str, str]]:
-    found = [
-        (caption, embedded(folder / name), kind)
-        for name, caption, kind in _FIGURES
-        if (folder / name).is_file()
-    ]
-    samples = sorted((folder / "samples").glob("*.png"))
-    if samples:
-        found.append(("Samples", embedded(samples[-1]), "pixels"))
-    return found

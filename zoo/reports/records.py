@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is seen whole or not at all, whenever the process dies."""
+    """Writes a file that readers see whole or not at all, whenever the process dies."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -17,7 +17,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads the records; an unfinished last line, left by a killed process, is not one."""
+    """Returns the records of a file without an unfinished last line, left by a killed process."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -25,13 +25,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_records(path: Path, step: int, evaluated_step: int) -> None:
-    """Removes what a restored run will write again.
+    """Removes the records that a restored run will write again.
 
     Args:
         path: ``metrics.jsonl``.
-        step: the restored step; later records of training go.
+        step: the restored step; later records of training are removed.
         evaluated_step: step of the last evaluation that the checkpoint knows of; later
-            evaluations go, also one at the restored step itself. The test at the end goes always.
+            evaluations are removed, also one at the restored step. The test at the end is always
+            removed.
     """
     last = {"train": step, "train_epoch": step, "validation": evaluated_step, "test": -1}
     kept = [record for record in read_records(path) if record["step"] <= last[record["split"]]]

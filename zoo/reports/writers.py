@@ -1,5 +1,7 @@
 """Joins the places where records go."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,11 @@ class RunWriter:
     def __init__(
         self, workdir: Path, console: ConsoleWriter, *, step: int, evaluated_step: int
     ) -> None:
-        """Opens the files, cut to where the run stands.
+        """Opens the files and cuts them to the step at which the run stands.
 
         Args:
             workdir: the run's folder.
-            console: the terminal's part.
+            console: writes to the terminal.
             step: the restored step, 0 for a new run.
             evaluated_step: step of the last evaluation that the checkpoint knows of.
         """
@@ -36,7 +38,7 @@ class RunWriter:
         self._console = console
 
     def step(self, step: int) -> None:
-        """Passes a step on to the progress bar."""
+        """Passes a step on to the live line."""
         self._console.step(step)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -61,7 +63,7 @@ class RunWriter:
         self._events.flush()
 
     def close(self) -> None:
-        """Closes the files and takes the progress bar away."""
+        """Closes the files and ends the live line."""
         self._console.close()
         self._records.close()
         self._events.close()

@@ -1,6 +1,6 @@
-"""The shared train step and what a run needs around it."""
+"""The shared train step, and everything that a run needs around it."""
 
-from zoo.training.partitioning import compiler_options, jit
+from zoo.training.layout import compiler_options, jit
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import make_train_step
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk. The only module that knows orbax."""
+"""Checkpoints on disk. This is the only module that uses orbax."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,24 +10,64 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from zoo.errors import UserError
+from zoo.training.layout import Layout
 
 PyTree = Any
+
+
+def save_state(folder: str | Path, state: PyTree) -> None:
+    """Writes a state, such as a ``TrainState``, into a folder, completely or not at all.
+
+    Args:
+        folder: the folder to write; it must not exist yet.
+        state: a tree of arrays.
+
+    Raises:
+        UserError: the folder exists.
+    """
+    path = Path(folder).absolute()
+    if path.exists():
+        raise UserError(f"{folder} exists already: give a folder that does not, or remove it")
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(path, state)
+
+
+def load_state(folder: str | Path, like: PyTree) -> PyTree:
+    """Returns the state that ``save_state`` wrote.
+
+    Args:
+        folder: the folder to read.
+        like: a state of the same structure, such as the initial one, or its shapes
+            (``jax.eval_shape``). If it has shardings, the result has them too.
+
+    Raises:
+        UserError: there is no such folder, or the folder holds another state.
+    """
+    path = Path(folder).absolute()
+    if not path.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    with ocp.StandardCheckpointer() as reader:
+        try:
+            return reader.restore(path, shapes)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder} does not hold a state of this structure: {error}") from error
 
 
 class Checkpoints:
     """The latest states of a run in ``checkpoints/`` and its best one in ``best/``.
 
-    Two managers: a single one that keeps the best throws away the newest saves. Saves are
-    asynchronous and atomic: a folder appears under its final name only when it is whole, and what
-    a killed process left half-written is removed when the run is opened again.
+    There are two managers, because a single one that keeps the best throws away the newest saves.
+    Saves are asynchronous and atomic: a folder gets its final name only when it is complete. The
+    incomplete folders of a killed process are removed when the run is opened again.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2, read_only: bool = False) -> None:
-        """Opens the folders, making them where they are absent.
+        """Opens the folders, and makes those that are absent.
 
         Args:
             workdir: the run's folder; may be relative.
-            keep: number of latest checkpoints to keep, at least 1.
+            keep: the number of latest checkpoints to keep, at least 1.
             read_only: leave the folders as they are, since a run may be writing to them.
         """
         self._latest = _manager(workdir / "checkpoints", keep, read_only)
@@ -44,37 +84,37 @@ class Checkpoints:
     def save(self, step: int, arrays: PyTree, progress: dict[str, Any]) -> None:
         """Starts to save ``arrays`` and the JSON-able ``progress`` as the newest checkpoint.
 
-        The arrays may be donated at once: their values are taken before this returns.
+        The arrays may be donated at once, because their values are copied before this returns.
         """
         _save(self._latest, step, arrays, progress)
 
     def save_best(self, step: int, arrays: PyTree, progress: dict[str, Any]) -> None:
-        """Starts to save the best state so far, in place of the one before."""
+        """Starts to save the best state so far, which replaces the previous one."""
         _save(self._best, step, arrays, progress)
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """Restores the newest checkpoint, or returns None where there is none.
+        """Restores the newest checkpoint, or returns None if there is none.
 
         Args:
-            like: a tree of ``jax.ShapeDtypeStruct`` with *current* shardings, so that a run opens
-                on another number of devices and keeps the types of its nodes.
+            like: a tree of ``jax.ShapeDtypeStruct`` with the *current* shardings. It lets a run
+                open on another number of devices and keep the types of its nodes.
         """
         return _restore(self._latest, like)
 
     def restore_best(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """Restores the best checkpoint, or returns None where there is none."""
+        """Restores the best checkpoint, or returns None if there is none."""
         return _restore(self._best, like)
 
-    def read_state(self, which: str, sharding: Any) -> tuple[dict[str, PyTree], int] | None:
+    def read_state(self, which: str, layout: Layout) -> tuple[dict[str, PyTree], int] | None:
         """Reads parameters and model state for use without training.
 
         Args:
             which: ``latest`` or ``best``.
-            sharding: how the arrays lie on the devices of this process.
+            layout: where the arrays will lie.
 
         Returns:
-            ``params``, ``ema_params`` (None where there is no average) and ``model_state``, and
-            their step; or None where there is no checkpoint.
+            ``params``, ``ema_params`` (None if there is no average) and ``model_state``, and
+            their step; or None if there is no checkpoint.
         """
         manager = {"latest": self._latest, "best": self._best}[which]
         step = manager.latest_step()
@@ -83,9 +123,8 @@ class Checkpoints:
         folder = manager.directory / str(step) / "arrays"
         with _errors_only(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             saved = reader.metadata(folder).item_metadata["state"]
-            like = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                {name: saved[name] for name in ("params", "ema_params", "model_state")},
+            like = layout.abstract(
+                {name: saved[name] for name in ("params", "ema_params", "model_state")}
             )
             restored = reader.restore(
                 folder,
@@ -103,7 +142,7 @@ class Checkpoints:
         self._best.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for saves and releases the managers' threads."""
+        """Waits for all saves and releases the managers' threads."""
         self._latest.close()
         self._best.close()
 
@@ -122,7 +161,7 @@ def _manager(folder: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
 
 @contextlib.contextmanager
 def _errors_only() -> Iterator[None]:
-    """Keeps orbax from warning of what is meant: that a folder is only read."""
+    """Silences orbax's warning that a folder is only read, which is intended here."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -134,7 +173,7 @@ def _errors_only() -> Iterator[None]:
 def _save(
     manager: ocp.CheckpointManager, step: int, arrays: PyTree, progress: dict[str, Any]
 ) -> None:
-    # After a kill the run repeats steps, and reaches with the same bits what it saved before.
+    # After a kill the run repeats steps. It reaches the saved states again, bit for bit.
     if step in manager.all_steps():
         return
     manager.save(

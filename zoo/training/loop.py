@@ -1,4 +1,4 @@
-"""The training loop: steps, logging, evaluation, checkpoints, and how they resume."""
+"""The training loop: steps, logging, evaluation, checkpoints and resumption."""
 
 import contextlib
 import dataclasses
@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from zoo.errors import Stopped, UserError
 from zoo.training.checkpoints import Checkpoints
-from zoo.training.partitioning import abstract, compile_step, put_batch, put_replicated, replicated
+from zoo.training.layout import Layout, compile_step
 from zoo.training.state import TrainState
 from zoo.training.step import Batch, Sums, add_sums
 from zoo.training.stopping import StopSignal
@@ -23,34 +22,36 @@ Means = dict[str, float]
 
 
 class NonFiniteLoss(UserError):
-    """The loss or its gradient was not a finite number; the last good state has been saved."""
+    """The loss or its gradient was not finite; the last good state has been saved."""
 
 
 class Writer(Protocol):
-    """Where records go: files, TensorBoard, the terminal."""
+    """The destination of records: files, TensorBoard, the terminal."""
 
     def step(self, step: int) -> None:
-        """Learns that a step was dispatched; for a progress bar."""
+        """Is called when a step was dispatched, for a progress bar."""
 
     def write(self, record: dict[str, Any]) -> None:
-        """Takes one record: ``split``, ``step``, ``epoch`` and numbers."""
+        """Writes one record: ``split``, ``step``, ``epoch`` and numbers."""
 
     def flush(self) -> None:
         """Returns when every record is safe on disk."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How long a run is, and what happens when.
+class Lengths:
+    """The length of a run, and the intervals between its events.
 
     Attributes:
-        steps: number of updates in all.
-        examples: number of examples in an epoch.
-        batch_size: rows of the global batch; the last one of an epoch may count fewer.
-        log_every: steps between two records.
-        eval_every: steps between two evaluations.
-        save_every: steps between two checkpoints.
-        best_metric: metric of the evaluation that chooses the best state.
+        steps: the total number of updates.
+        examples: the number of examples in an epoch.
+        batch_size: the number of rows of the global batch. In the last batch of an epoch fewer rows
+            may count.
+        log_every: the number of steps between two records.
+        eval_every: the number of steps between two evaluations.
+        save_every: the number of steps between two checkpoints.
+        best_metric: the metric of the evaluation that chooses the best state.
+        best_is_lowest: whether the lowest value is the best, as for a loss, and not the highest.
     """
 
     steps: int
@@ -60,10 +61,11 @@ class Schedule:
     eval_every: int
     save_every: int
     best_metric: str
+    best_is_lowest: bool
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch, the partial one included."""
+        """The number of batches in an epoch, including the partial one."""
         return math.ceil(self.examples / self.batch_size)
 
     def epoch(self, step: int) -> int:
@@ -71,26 +73,28 @@ class Schedule:
         return max(step - 1, 0) // self.steps_per_epoch + 1
 
     def examples_seen(self, step: int) -> int:
-        """Examples in the first ``step`` batches."""
+        """The number of examples in the first ``step`` batches."""
         epochs, batches = divmod(step, self.steps_per_epoch)
         return epochs * self.examples + min(batches * self.batch_size, self.examples)
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint says besides arrays, so that the continued run writes the same records.
+    """The values in a checkpoint besides arrays, so that a continued run writes the same records.
 
     Attributes:
-        evaluated_step: step of the last finished evaluation.
-        best: value of the best evaluation so far.
-        best_step: its step.
-        last_epoch: means over the last finished epoch.
-        train_seconds: seconds spent in steps, over all processes that took part in the run.
-        epoch_seconds: the same, of the running epoch.
-        compile_seconds: seconds spent compiling, over all processes.
+        evaluated_step: the step of the last finished evaluation.
+        validation: the means of the last finished evaluation.
+        best: the value of the best evaluation so far.
+        best_step: the step of the best evaluation so far.
+        last_epoch: the means over the last finished epoch.
+        train_seconds: the seconds spent in steps, over all processes that took part in the run.
+        epoch_seconds: the seconds spent in steps of the current epoch.
+        compile_seconds: the seconds spent compiling, over all processes.
     """
 
     evaluated_step: int = 0
+    validation: Means = dataclasses.field(default_factory=dict)
     best: float | None = None
     best_step: int = 0
     last_epoch: Means = dataclasses.field(default_factory=dict)
@@ -101,13 +105,13 @@ class Progress:
 
 @dataclasses.dataclass
 class Training:
-    """The arrays and counters of a run; the loop replaces them as it goes.
+    """The arrays and counters of a run, which the loop replaces at every step.
 
     Attributes:
         state: the train state.
-        window: sums since the last record.
-        epoch: sums since the epoch began.
-        progress: what else a checkpoint says.
+        window: the sums since the last record.
+        epoch: the sums since the beginning of the epoch.
+        progress: the other values in a checkpoint.
     """
 
     state: TrainState
@@ -117,12 +121,12 @@ class Training:
 
     @property
     def step(self) -> int:
-        """Number of updates in ``state``."""
+        """The number of updates in ``state``."""
         return int(jax.device_get(self.state.step))
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """What a checkpoint holds as arrays."""
+        """The arrays of a checkpoint."""
         return {"state": self.state, "window": self.window, "epoch": self.epoch}
 
 
@@ -130,18 +134,18 @@ def abstract_arrays(
     state: Any,
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
     batch: Any,
-    mesh: Mesh,
+    layout: Layout,
 ) -> dict[str, Any]:
-    """Returns the shapes, types and shardings of ``Training.arrays``, to restore into.
+    """Returns the shapes, types and shardings of ``Training.arrays``, as the target of a restore.
 
     Args:
         state: a train state or its shapes.
-        train_step: what ``make_train_step`` returned; only its shapes are taken.
-        batch: shapes of the global batch.
-        mesh: the devices of *this* process, not those of the one that saved.
+        train_step: the function that ``make_train_step`` returned; only its shapes are used.
+        batch: the shapes of the global batch.
+        layout: where arrays lie in *this* run, not in the run that saved them.
     """
     _, sums = jax.eval_shape(train_step, state, batch)
-    return abstract({"state": state, "window": sums, "epoch": sums}, replicated(mesh))
+    return layout.abstract({"state": state, "window": sums, "epoch": sums})
 
 
 def begin_or_resume(
@@ -149,31 +153,31 @@ def begin_or_resume(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
     batch: Any,
     checkpoints: Checkpoints,
-    mesh: Mesh,
+    layout: Layout,
 ) -> Training:
     """Returns the run as it stood at its newest checkpoint, or at step 0 with ``state``."""
-    like = abstract_arrays(state, train_step, batch, mesh)
+    like = abstract_arrays(state, train_step, batch, layout)
     restored = checkpoints.restore(like)
     if restored is not None:
         arrays, progress = restored
-        # Only good states are saved, one that stopped at a bad step too: it may try again.
-        healthy = put_replicated(np.bool_(True), mesh)
+        # Only good states are saved, even by a run that stopped at a bad step; it may try again.
+        healthy = layout.put(np.bool_(True))
         arrays["state"] = dataclasses.replace(arrays["state"], healthy=healthy)
         return Training(**arrays, progress=Progress(**progress))
-    window, epoch = (put_replicated(_zeros(like["window"]), mesh) for _ in range(2))
-    return Training(put_replicated(state, mesh), window, epoch, Progress())
+    window, epoch = (layout.put(_zeros(like["window"])) for _ in range(2))
+    return Training(layout.put(state), window, epoch, Progress())
 
 
 def compile_train_step(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
     training: Training,
     batch: Any,
-    mesh: Mesh,
+    layout: Layout,
 ) -> Callable[[Any, Any], tuple[Any, Sums]]:
-    """Compiles the step together with the adding-up of its metrics, the old state's memory reused.
+    """Compiles the step together with the summation of its metrics, and reuses the state's memory.
 
     The compiled function takes ``(training.arrays, batch)`` and returns the new arrays and the
-    step's own sums. Its seconds are added to ``training.progress``.
+    step's own sums. The seconds of the compilation are added to ``training.progress``.
     """
 
     def step(arrays: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], Sums]:
@@ -181,41 +185,42 @@ def compile_train_step(
         added = {name: add_sums(arrays[name], sums) for name in ("window", "epoch")}
         return {"state": state, **added}, sums
 
-    compiled, seconds = compile_step(step, training.arrays, batch, mesh, donate=True)
+    compiled, seconds = compile_step(step, training.arrays, batch, layout, returns_state=True)
     training.progress.compile_seconds += seconds
     return compiled
 
 
-def fit(
+def train(
     training: Training,
     compiled_step: Callable[[Any, Any], tuple[Any, Sums]],
     batches: Iterator[HostBatch],
-    schedule: Schedule,
+    lengths: Lengths,
     *,
-    mesh: Mesh,
-    learning_rate: Callable[[int], float],
+    layout: Layout,
+    learning_rate: Callable[[int], float] | None,
     evaluate: Callable[[TrainState], Means] | None,
     checkpoints: Checkpoints,
     writer: Writer,
     stop: StopSignal,
 ) -> None:
-    """Trains until ``schedule.steps``, changing ``training`` as it goes.
+    """Trains until ``lengths.steps`` and updates ``training`` on the way.
 
-    The order at a step is fixed: record, evaluation, checkpoint. So whatever a step owes to the
-    files is there before its checkpoint is, and a run continued from the checkpoint writes the
-    rest exactly once.
+    The order at a step is fixed: record, evaluation, checkpoint. All records of a step are
+    therefore written before its checkpoint, and a run continued from the checkpoint writes the rest
+    exactly once.
 
     Args:
-        training: what ``begin_or_resume`` returned.
-        compiled_step: what ``compile_train_step`` returned.
-        batches: this process's rows of the global batches, from ``training.state.step`` on.
-        schedule: lengths and intervals.
-        mesh: the devices.
-        learning_rate: learning rate by 0-based step, for the records.
-        evaluate: means over the validation split, or None where there is none.
-        checkpoints: where to save.
+        training: the run that ``begin_or_resume`` returned.
+        compiled_step: the function that ``compile_train_step`` returned.
+        batches: this process's rows of the global batches, starting at ``training.state.step``.
+        lengths: the number of steps and the intervals.
+        layout: where arrays lie.
+        learning_rate: the learning rate as a function of the 0-based step, for the records; None
+            if it is not known.
+        evaluate: returns the means over the validation split; None if there is no such split.
+        checkpoints: where states are saved.
         writer: where records go.
-        stop: asked between two steps; ``evaluate`` may raise its ``Stopped`` too.
+        stop: checked between two steps; ``evaluate`` may also raise its ``Stopped``.
 
     Raises:
         Stopped: a signal arrived; the state has been saved.
@@ -229,17 +234,17 @@ def fit(
 
     with _saved_when_stopped(training, checkpoints, writer), jax.transfer_guard("disallow"):
         while True:
-            last = step == schedule.steps
+            last = step == lengths.steps
             if (
                 evaluate
                 and step > progress.evaluated_step
-                and (last or step % schedule.eval_every == 0)
+                and (last or step % lengths.eval_every == 0)
             ):
                 _check_health(training, step)
                 clock.lap()
-                _evaluate(training, step, schedule, evaluate, checkpoints, writer)
+                _evaluate(training, step, lengths, evaluate, checkpoints, writer)
                 clock.restart()
-            if step != checkpoints.latest_step() and (last or step % schedule.save_every == 0):
+            if step != checkpoints.latest_step() and (last or step % lengths.save_every == 0):
                 _check_health(training, step)
                 clock.lap()
                 _save(training, checkpoints, writer)
@@ -251,35 +256,37 @@ def fit(
             waiting = time.perf_counter()
             batch = next(batches)
             clock.data_wait += time.perf_counter() - waiting
-            arrays, sums = compiled_step(training.arrays, put_batch(batch, mesh))
+            arrays, sums = compiled_step(training.arrays, layout.put_batch(batch))
             training.state, training.window, training.epoch = (
                 arrays["state"], arrays["window"], arrays["epoch"],
             )  # fmt: skip
             step += 1
-            # One step computes while the next batch is made and put: two in flight, not more.
+            # One step computes while the next batch is made and put: at most two are in flight.
             jax.block_until_ready(in_flight)
             in_flight = sums
             writer.step(step)
 
-            record = {"step": step, "epoch": schedule.epoch(step)}
-            if step % schedule.log_every == 0:
+            record = {"step": step, "epoch": lengths.epoch(step)}
+            if step % lengths.log_every == 0:
                 _check_health(training, step)
                 means = _means(training.window)
-                training.window = put_replicated(no_sums, mesh)
-                seen = schedule.examples_seen(step) - schedule.examples_seen(clock.first_step)
-                with jax.transfer_guard("allow"):
-                    rate = learning_rate(step - 1)
+                training.window = layout.put(no_sums)
+                seen = lengths.examples_seen(step) - lengths.examples_seen(clock.first_step)
+                rate = {}
+                if learning_rate is not None:
+                    with jax.transfer_guard("allow"):
+                        rate = {"learning_rate": learning_rate(step - 1)}
                 seconds, data_wait = clock.window(step)
                 speed = {
                     "examples_per_second": seen / seconds,
                     "data_wait_seconds": data_wait,
                     "data_wait_share": data_wait / seconds,
                 }
-                writer.write({"split": "train", **record, **means, "learning_rate": rate, **speed})
-            if step % schedule.steps_per_epoch == 0:
+                writer.write({"split": "train", **record, **means, **rate, **speed})
+            if step % lengths.steps_per_epoch == 0:
                 _check_health(training, step)
                 progress.last_epoch = _means(training.epoch)
-                training.epoch = put_replicated(no_sums, mesh)
+                training.epoch = layout.put(no_sums)
                 clock.lap()
                 seconds, progress.epoch_seconds = progress.epoch_seconds, 0.0
                 writer.write(
@@ -301,7 +308,7 @@ def _saved_when_stopped(
 
 
 class _Clock:
-    """Counts the seconds spent training; evaluation and saving are left out."""
+    """Counts the seconds spent training, without evaluation and saving."""
 
     def __init__(self, progress: Progress, step: int) -> None:
         self._progress = progress
@@ -324,7 +331,7 @@ class _Clock:
         self._mark = time.perf_counter()
 
     def window(self, step: int) -> tuple[float, float]:
-        """Ends a window of records: its seconds, and those of them spent waiting for data."""
+        """Ends a window of records; returns its seconds and how many of them waited for data."""
         self.lap()
         ended = self._seconds, self.data_wait
         self._seconds, self.data_wait, self.first_step = 0.0, 0.0, step
@@ -334,7 +341,7 @@ class _Clock:
 def _evaluate(
     training: Training,
     step: int,
-    schedule: Schedule,
+    lengths: Lengths,
     evaluate: Callable[[TrainState], Means],
     checkpoints: Checkpoints,
     writer: Writer,
@@ -343,11 +350,11 @@ def _evaluate(
     begin = time.perf_counter()
     means = evaluate(training.state)
     seconds = time.perf_counter() - begin
-    record = {"split": "validation", "step": step, "epoch": schedule.epoch(step)}
+    record = {"split": "validation", "step": step, "epoch": lengths.epoch(step)}
     writer.write({**record, **means, "seconds": seconds})
-    progress.evaluated_step = step
-    value = means[schedule.best_metric]
-    sign = -1 if schedule.best_metric == "loss" else 1
+    progress.evaluated_step, progress.validation = step, means
+    value = means[lengths.best_metric]
+    sign = -1 if lengths.best_is_lowest else 1
     if progress.best is None or sign * value > sign * progress.best:
         progress.best, progress.best_step = value, step
         writer.flush()
@@ -360,7 +367,7 @@ def _save(training: Training, checkpoints: Checkpoints, writer: Writer) -> None:
 
 
 def epoch_means(training: Training) -> Means:
-    """Means over the running epoch, or over the last one where a new one has not begun."""
+    """Returns the means over the current epoch, or over the last one if no new one has begun."""
     return _means(training.epoch) or training.progress.last_epoch
 
 
@@ -369,7 +376,7 @@ def _zeros(sums: Any) -> Any:
 
 
 def _means(sums: Sums) -> Means:
-    """Fetches sums and divides; what has no weight is left out."""
+    """Fetches sums and divides them by their weights; leaves out those of weight zero."""
     host = jax.device_get(sums)
     return {name: float(total / weight) for name, (total, weight) in host.items() if weight}
 

@@ -1,10 +1,20 @@
-"""Learning rate by step."""
+"""Learning rates as functions of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from zoo import fields
 from zoo.errors import UserError, did_you_mean
+
+NAMES = ("constant", "cosine", "inverse_sqrt", "linear", "step", "warmup_cosine")
+# Schedules whose rate at a step depends on the total number of steps.
+DEPEND_ON_LENGTH = ("cosine", "linear", "warmup_cosine")
 
 
 def make_schedule(
@@ -14,26 +24,28 @@ def make_schedule(
     total_steps: int,
     warmup_steps: int = 0,
     end_value: float = 0.0,
-    step_size: int | None = None,
+    step_size: int = 0,
     gamma: float = 0.1,
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates made so far.
 
     Args:
-        name: ``constant``; ``step``: times ``gamma`` every ``step_size`` steps
-            (``torch.optim.lr_scheduler.StepLR``); ``cosine``: half a cosine down to ``end_value``
-            (Loshchilov and Hutter 2017, equation 5; ``CosineAnnealingLR``); ``linear``: a straight
-            line down to it (``LinearLR``); ``warmup_cosine``: a straight line up from 0 over
-            ``warmup_steps``, then the cosine over the rest; ``inverse_sqrt``: up over
-            ``warmup_steps`` to the largest rate, then down with the root of the step (Vaswani et
-            al. 2017, section 5.3; theirs is ``learning_rate`` (features * warmup_steps) ** -0.5).
+        name: one of the following schedules. ``constant`` keeps the rate. ``step`` multiplies it by
+            ``gamma`` every ``step_size`` steps (``torch.optim.lr_scheduler.StepLR``). ``cosine``
+            falls along half a cosine to ``end_value`` (Loshchilov and Hutter 2017, equation 5;
+            ``CosineAnnealingLR``). ``linear`` falls along a straight line to ``end_value``
+            (``LinearLR``). ``warmup_cosine`` rises along a straight line from 0 over
+            ``warmup_steps`` and then follows the cosine. ``inverse_sqrt`` rises over
+            ``warmup_steps`` to the largest rate and then falls with the root of the step (Vaswani
+            et al. 2017, section 5.3; theirs has the ``learning_rate`` (features * warmup_steps) **
+            -0.5).
         learning_rate: the largest rate, above 0.
-        total_steps: number of updates of the run, at least 1; after them the rate stays at
+        total_steps: the number of updates of the run, at least 1. After them the rate stays at
             ``end_value``.
-        warmup_steps: length of the warm-up, at least 0; a run that is shorter ends within it.
-        end_value: the last rate of those that fall, between 0 and ``learning_rate``.
-        step_size: steps between two drops of ``step``, at least 1.
-        gamma: factor of a drop, above 0.
+        warmup_steps: the length of the warm-up, at least 0. A shorter run ends within the warm-up.
+        end_value: the last rate of schedules that fall to it, between 0 and ``learning_rate``.
+        step_size: the number of steps between two drops of ``step``, at least 1.
+        gamma: the factor of a drop, above 0.
 
     Raises:
         UserError: the name is unknown, ``step`` lacks its ``step_size``, or a number is out of
@@ -62,7 +74,7 @@ def make_schedule(
     if name == "constant":
         return optax.constant_schedule(learning_rate)
     if name == "step":
-        if step_size is None or step_size < 1:
+        if step_size < 1:
             raise UserError(
                 f"optimizer.schedule='step' needs optimizer.step_size, at least 1, not {step_size}"
             )
@@ -83,10 +95,41 @@ def make_schedule(
             raise UserError(
                 "optimizer.schedule='inverse_sqrt' needs optimizer.warmup_steps, at least 1"
             )
-        # The first update is step 1: a rate of 0 would change nothing.
+        # Count the first update as step 1, since a rate of 0 would change nothing.
         return lambda step: (
             learning_rate
             * jnp.minimum((step + 1) / warmup_steps, jnp.sqrt(warmup_steps / (step + 1)))
         )
-    known = ("constant", "cosine", "inverse_sqrt", "linear", "step", "warmup_cosine")
-    raise UserError(f"optimizer.schedule={name!r} is unknown.{did_you_mean(name, known)}")
+    raise UserError(f"optimizer.schedule={name!r} is unknown.{did_you_mean(name, NAMES)}")
+
+
+FIELDS: fields.Fields = {
+    "learning_rate": fields.Field(1e-3, fields.ABOVE_ZERO),
+    "schedule": fields.Field("constant", fields.choice(*NAMES)),
+    **fields.of(
+        make_schedule,
+        {
+            "warmup_steps": fields.at_least(0),
+            "end_value": fields.at_least(0),
+            "step_size": fields.at_least(0),
+            "gamma": fields.ABOVE_ZERO,
+        },
+    ),
+}
+
+
+def check(section: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the schedule's fields of a config cannot work together."""
+    if section["schedule"] == "step" and not section["step_size"]:
+        raise fields.ConfigError(
+            "optimizer.schedule='step' needs optimizer.step_size, the steps between two drops"
+        )
+    if section["schedule"] == "inverse_sqrt" and not section["warmup_steps"]:
+        raise fields.ConfigError(
+            "optimizer.schedule='inverse_sqrt' needs optimizer.warmup_steps, at least 1"
+        )
+    if section["warmup_steps"] and section["schedule"] not in ("inverse_sqrt", "warmup_cosine"):
+        raise fields.ConfigError(
+            f"optimizer.warmup_steps={section['warmup_steps']} has no meaning for "
+            f"optimizer.schedule={section['schedule']!r}: take 'warmup_cosine' or 'inverse_sqrt'"
+        )

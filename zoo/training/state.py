@@ -1,4 +1,6 @@
-"""The state of training: everything that decides the next number."""
+"""The state of training: everything that determines the next number."""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import Any
@@ -14,17 +16,17 @@ PyTree = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What one train step reads and writes; a pytree.
+    """The state that a train step reads and writes; a pytree.
 
     Attributes:
-        step: number of updates made so far.
-        params: trainable parameters.
+        step: the number of updates made so far.
+        params: the trainable parameters.
         model_state: the model's other collections, such as running statistics; may be empty.
         opt_state: the state of the optax transformation.
-        ema_params: exponential moving average of ``params``, or None where it is off.
+        ema_params: the exponential moving average of ``params``, or None if it is off.
         key: the run's random key; step ``k`` uses ``fold_in(key, k)``.
         healthy: False once a loss or a gradient was not finite. From then on a step changes
-            nothing, so that the last good state is still there when the host finds out.
+            nothing, so that the last good state is still there when the host notices.
     """
 
     step: Int[Array, ""]
@@ -37,7 +39,7 @@ class TrainState:
 
     @property
     def eval_params(self) -> PyTree:
-        """The parameters to evaluate and to ship: the average where there is one."""
+        """The parameters to evaluate and to ship: the average if there is one."""
         return self.params if self.ema_params is None else self.ema_params
 
 
@@ -54,7 +56,8 @@ def create_state(
         variables: linen variables; ``params`` and any further collections.
         optimizer: the transformation whose state is kept.
         key: the run's random key.
-        ema: whether to keep an average of the parameters.
+        ema: whether to keep an average of the parameters. A train step that is made with a decay,
+            ``make_train_step(..., ema=0.999)``, updates it.
     """
     params = variables["params"]
     return TrainState(
@@ -62,7 +65,7 @@ def create_state(
         params=params,
         model_state={name: value for name, value in variables.items() if name != "params"},
         opt_state=optimizer.init(params),
-        # A copy: donating one buffer under two names is an error.
+        # Copy the parameters, since donating one buffer under two names is an error.
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
         key=key,
         healthy=jnp.ones((), jnp.bool_),

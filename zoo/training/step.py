@@ -1,4 +1,6 @@
-"""The one train step that every family shares."""
+"""The train step that all families share."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
@@ -10,11 +12,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from zoo.errors import UserError
 from zoo.training.precision import matmul_precision, with_precision
 from zoo.training.state import TrainState
 
 Batch = dict[str, Array]
-# name -> (sum, weight): what a mean is made of, so that parts can be added up in any order.
+# name -> (sum, weight): the two parts of a mean, so that batches can be added up in any order.
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 # (params, model_state, batch, key) -> (loss_sum, (weight, model_state, metrics))
 LossFn = Callable[
@@ -34,25 +37,29 @@ def make_train_step(
     """Returns the pure function ``train_step(state, batch) -> (state, metrics)``.
 
     The loss is a *sum* over what counts, with its weight. The step adds up both and divides once,
-    so that masked tokens, padded rows, accumulation and sharding all give the same gradient.
-    Nothing here knows the number of devices.
+    so that masked tokens, padded rows, accumulation and sharding all give the same gradient. The
+    code does not depend on the number of devices.
 
     Args:
-        loss_fn: takes ``params, model_state, batch, key``; returns
-            ``(loss_sum, (weight, model_state, metrics))``, metrics being ``{name: (sum, weight)}``.
-        optimizer: one optax transformation, the learning rate included.
-        accumulate: number of equal parts in which the batch is computed, one after the other, to
-            save memory. Divides the batch size.
-        ema: largest decay of the moving average of the parameters, in (0, 1); None: no average.
+        loss_fn: takes ``params, model_state, batch, key`` and returns
+            ``(loss_sum, (weight, model_state, metrics))``. The metrics are
+            ``{name: (sum, weight)}``.
+        optimizer: one optax transformation, which includes the learning rate.
+        accumulate: the number of equal parts in which the batch is computed, one after another, to
+            save memory. It must divide the number of rows.
+        ema: the largest decay of the moving average of the parameters, in (0, 1), for a state made
+            by ``create_state(..., ema=True)``. None: no average, for a state without one.
         precision: ``float32``, ``tf32`` or ``bfloat16``; see ``with_precision``.
 
     Returns:
-        The step. Its metrics are those of ``loss_fn`` with ``loss`` and ``gradient_norm`` (global,
-        before clipping) added. If loss or gradient is not finite, it leaves the state as it was
-        but for ``healthy=False``, and gives metrics of weight zero.
+        The step. Its metrics are those of ``loss_fn`` together with ``loss`` and ``gradient_norm``
+        (global, before clipping). If the loss or the gradient is not finite, the step leaves the
+        state as it was except for ``healthy=False``, and returns metrics of weight zero.
 
     Raises:
         ValueError: ``accumulate`` or ``ema`` is out of range, or ``precision`` is unknown.
+        UserError: the step raises it when it is traced, if ``accumulate`` does not divide the rows
+            or only one of step and state has a moving average.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate} must be at least 1")
@@ -65,6 +72,7 @@ def make_train_step(
             return differentiated(*arguments)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        _check_average(ema, state)
         key = jax.random.fold_in(state.key, state.step)
         if accumulate == 1:
             (loss_sum, (weight, model_state, metrics)), gradient_sum = value_and_grad(
@@ -74,10 +82,10 @@ def make_train_step(
             loss_sum, weight, model_state, metrics, gradient_sum = _accumulated(
                 value_and_grad, state, batch, key, accumulate
             )
-        # A batch in which nothing counts has gradient zero, not 0/0.
+        # If nothing in a batch counts, its gradient is zero, not 0/0.
         divisor = jnp.where(weight > 0, weight, 1)
 
-        # Divided where it is read: a branch would get the quotients as arrays of their own.
+        # Divide where the gradient is used: a branch would get the quotients as separate arrays.
         def gradient() -> Any:
             return jax.tree.map(lambda g: g / divisor.astype(g.dtype), gradient_sum)
 
@@ -118,8 +126,8 @@ def make_train_step(
 def ema_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
     """Decay of the moving average at a 0-based step: ``min(decay, (1 + t) / (10 + t))``.
 
-    The warm-up of TensorFlow's ``ExponentialMovingAverage(num_updates=t)`` and of diffusers'
-    ``EMAModel``: early averages follow the parameters instead of the initialisation.
+    TensorFlow's ``ExponentialMovingAverage(num_updates=t)`` and diffusers' ``EMAModel`` use the
+    same warm-up. With it, early averages follow the parameters instead of the initialisation.
     """
     t = step.astype(jnp.float32)
     return jnp.minimum(decay, (1 + t) / (10 + t))
@@ -130,10 +138,31 @@ def add_sums(a: Sums, b: Sums) -> Sums:
     return jax.tree.map(jnp.add, a, b)
 
 
+def _check_average(ema: float | None, state: TrainState) -> None:
+    if ema is not None and state.ema_params is None:
+        raise UserError(
+            f"the train step has ema={ema}, but the state keeps no average of the parameters: make "
+            "it with create_state(..., ema=True)"
+        )
+    if ema is None and state.ema_params is not None:
+        raise UserError(
+            "the state keeps an average of the parameters, but the train step has ema=None and "
+            "would never update it: give make_train_step the decay, such as ema=0.999, or make the "
+            "state with create_state(..., ema=False)"
+        )
+
+
 def _accumulated(
     value_and_grad: Callable, state: TrainState, batch: Batch, key: PRNGKeyArray, parts: int
 ) -> tuple[Array, Array, Any, Sums, Any]:
-    # Part i takes every parts-th row: rows of one device stay on that device.
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        if leaf.ndim == 0 or leaf.shape[0] % parts:
+            raise UserError(
+                f"accumulate={parts} must divide the rows of the batch, but "
+                f"batch{jax.tree_util.keystr(path)} has the shape {leaf.shape}: change the batch "
+                "size or accumulate"
+            )
+    # Part i takes every parts-th row, so that the rows of a device stay on that device.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def part(carry: tuple[Any, Any], indexed: tuple[Array, Batch]) -> tuple[Any, Any]:
@@ -167,8 +196,8 @@ def _update_if(
     def choice(condition: Array, state: TrainState) -> TrainState:
         return _where(condition, update(state), state)
 
-    # XLA's loops on a CPU cannot choose in place: it would copy the state, and compute each part of
-    # it for each array that is made of it.
+    # XLA's loops on a CPU cannot select in place. They would copy the state, and compute each part
+    # of it anew for each array that is made from it.
     return jax.lax.platform_dependent(condition, state, cpu=branch, default=choice)
 
 

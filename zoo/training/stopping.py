@@ -9,8 +9,8 @@ from zoo.errors import Stopped
 class StopSignal:
     """Turns SIGTERM and SIGINT into a request that the loop honours between two steps.
 
-    A context manager, for the main thread. A second signal of the same kind takes its usual effect
-    at once, so that a person is never locked in.
+    This is a context manager for the main thread. A second signal of the same kind has its usual
+    effect at once, so that a person is never locked in.
     """
 
     def __init__(self) -> None:

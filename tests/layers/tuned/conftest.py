@@ -3,7 +3,7 @@
 import pytest
 from tuned_forms import MATRICES
 
-from zoo.kernels import library
+from zoo.native import library
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from tuned_forms import (
     lowered_gradients,
 )
 
-from zoo.kernels import library
 from zoo.layers.tuned.convolution import Window, convolve
+from zoo.native import library
 
 SAME = Window(strides=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
 POINT = Window(strides=(2, 1), padding=(0, 0), dilation=(1, 1), groups=1)

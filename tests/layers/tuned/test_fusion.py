@@ -9,10 +9,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tuned_forms import MATRICES, assert_close, compiled, contractions, on_a_matrix_unit
 
-from zoo.kernels import library
+from zoo.families import create_model
 from zoo.layers import fuse
 from zoo.layers.tuned.convolution import Window, convolve
-from zoo.models import create_model
+from zoo.native import library
 
 # Of each kernel that convolves: how it moves, its size, channels and features.
 TILES = Window((1, 1), (1, 1), (1, 1), 1), (3, 3), 17, 33

@@ -15,8 +15,8 @@ from tuned_forms import (
     lowered_gradients,
 )
 
-from zoo.kernels import library
 from zoo.layers.tuned.linear import add_up_rows, multiply, multiply_by_each
+from zoo.native import library
 
 # What calls a kernel instead of a product.
 FEW_ROWS, MANY_ROWS = "multiply_rows", "contract_rows"

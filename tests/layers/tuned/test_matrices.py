@@ -16,10 +16,10 @@ from tuned_forms import (
     second_derivatives,
 )
 
-from zoo.kernels import library
 from zoo.layers import recurrence
 from zoo.layers.tuned import convolution
 from zoo.layers.tuned.linear import multiply, multiply_matrices
+from zoo.native import library
 
 every_form = pytest.mark.parametrize(
     "turned",

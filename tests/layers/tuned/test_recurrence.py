@@ -9,10 +9,10 @@ import pytest
 import tuned_forms
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from zoo.kernels import library
 from zoo.layers import recurrence
 from zoo.layers.tuned import recurrence as tuned_recurrence
-from zoo.layers.tuned.platform import has_kernel
+from zoo.layers.tuned.platform import has_native
+from zoo.native import library
 
 every_cell = pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
@@ -310,7 +310,7 @@ def test_each_device_keeps_its_rows(cell, masked):
     text = program.as_text()
     assert "all-gather" not in text
     assert "all-reduce" in text
-    if has_kernel("recur_forward", np.dtype("float32")):
+    if has_native("recur_forward", np.dtype("float32")):
         assert "recur_forward" in text
         assert "recur_backward" in text
     whole = jax.jit(value_and_gradients(recur, cell, counts))(*arguments)

@@ -1,5 +1,7 @@
 """Activation functions that keep no more than their input for the gradient."""
 
+from __future__ import annotations
+
 import functools
 
 import jax
@@ -10,7 +12,7 @@ _exact = functools.partial(jax.nn.gelu, approximate=False)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
-def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def gelu(x: Float[Array, ...]) -> Float[Array, ...]:
     """Returns ``x * Phi(x)``.
 
     JAX has it as ``x * erfc(-x / sqrt(2)) / 2``, for which XLA computes two cases of each number on
@@ -23,10 +25,10 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
-def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def gelu_tanh(x: Float[Array, ...]) -> Float[Array, ...]:
     """Returns the approximation of ``gelu`` by a hyperbolic tangent."""
     return jax.nn.gelu(x, approximate=True)
 
 
-def _by_erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def _by_erf(x: Float[Array, ...]) -> Float[Array, ...]:
     return x * (1 + jax.lax.erf(x * jnp.sqrt(0.5).astype(x.dtype))) / 2

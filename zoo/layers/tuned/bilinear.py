@@ -1,9 +1,11 @@
-"""Products by our own kernels that are linear in both of their arguments, with every derivative.
+"""Products by native functions that are linear in both of their arguments, with every derivative.
 
 The gradients of both arguments are linear in both of theirs, and the derivatives of each of the
-three functions are the other two. So each is a primitive of JAX that names them. On anything but a
-CPU it is XLA's own operation.
+three functions are the other two. So each is a primitive of JAX that names them. Everywhere but on
+a CPU it is XLA's own operation.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -16,7 +18,8 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from zoo.layers.tuned.partitioning import by_rows, vary_alike
+from zoo.layers.tuned.devices import on_each_device, vary_alike
+from zoo.layers.tuned.platform import with_native
 
 # (first, second, sizes) -> result. The sizes are any value that can be hashed.
 Function = Callable[[Array, Array, Any], Array]
@@ -27,16 +30,16 @@ class Form:
     """A function in one or two forms.
 
     Attributes:
-        axes: of both arrays and the result, as ``b i, i f -> b f``; what has an axis ``b`` has it
-            first, and may be divided along it over devices.
+        axes: names of the axes of both arrays and the result, such as ``b i, i f -> b f``. An
+            axis ``b`` comes first, and arrays may be divided along it over devices.
         xlas: by XLA's operations.
-        ours: the same by our own kernels, for a CPU; None: there is none.
-        worthwhile: of given sizes, whether ``ours`` is used.
+        native: the same by native functions, for a CPU; None: there is none.
+        worthwhile: for given sizes, whether ``native`` is used.
     """
 
     axes: str
     xlas: Function
-    ours: Function | None = None
+    native: Function | None = None
     worthwhile: Callable[[Any], bool] = lambda sizes: True
 
 
@@ -46,7 +49,7 @@ def differentiable(
     """Returns three functions that are each other's derivatives.
 
     Args:
-        name: of the product, for JAX.
+        name: name of the product's primitive.
         product: (first, second, sizes) -> y.
         first_gradient: (dy, second, sizes) -> what the first argument's is.
         second_gradient: (first, dy, sizes) -> what the second argument's is.
@@ -74,14 +77,12 @@ def differentiable(
 
 def _bind(primitive: Primitive, form: Form, a: Array, b: Array, sizes: Any) -> Array:
     a, b = vary_alike(a, b)
-    on_cpu: Callable[..., Array]
-    on_cpu = elsewhere = functools.partial(_with, form.xlas, sizes)
-    if form.ours is not None and form.worthwhile(sizes):
-        on_cpu = by_rows(functools.partial(_with, form.ours, sizes), form.axes)
-    program = jax.make_jaxpr(
-        lambda a, b: jax.lax.platform_dependent(a, b, cpu=on_cpu, default=elsewhere)
-    )
-    return primitive.bind(a, b, program=program(a, b), sizes=sizes)
+    function = xlas = functools.partial(_with, form.xlas, sizes)
+    if form.native is not None and form.worthwhile(sizes):
+        native = on_each_device(functools.partial(_with, form.native, sizes), form.axes)
+        function = functools.partial(with_native, native, xlas)
+    program = jax.make_jaxpr(function)(a, b)
+    return primitive.bind(a, b, program=program, sizes=sizes)
 
 
 def _with(function: Function, sizes: Any, a: Array, b: Array) -> Array:

@@ -1,5 +1,7 @@
 """Convolution that is faster than XLA's own, or whose gradients are."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
@@ -8,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned import convolution_kernels, linear, winograd
-from zoo.layers.tuned.partitioning import vary_alike
-from zoo.layers.tuned.platform import are_known, by_platform, has_kernel
+from zoo.layers.tuned import convolution_native, linear, winograd
+from zoo.layers.tuned.devices import vary_alike
+from zoo.layers.tuned.platform import are_known, by_platform, has_native, with_native
 
 Image = Float[Array, "batch height width channels"]
 Output = Float[Array, "batch new_height new_width features"]
@@ -20,8 +22,8 @@ Pair = tuple[int, int]
 _AXES = ("NHWC", "HWIO", "NHWC")
 # With fewer, XLA would take a concatenation of channels into its loops all the same.
 _LEAST_CHANNELS = 16
-# Of so many pixels a product by our own kernel for few rows is faster than XLA's convolution, and
-# of more that for many.
+# Up to so many pixels, a product by the native function for few rows is faster than XLA's
+# convolution; beyond, the one for many rows is.
 _FEW_PIXELS = 256
 # The same for larger windows, whose pixels are gathered first.
 _FEW_WINDOWS = 64
@@ -46,9 +48,9 @@ class Window:
 
 def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     """Convolves images with a kernel; see ``zoo.layers.Conv``."""
-    sizes = _sizes_for_kernels(x, kernel, window)
-    if sizes is not None and has_kernel(sizes.kernel, x.dtype):
-        return convolution_kernels.convolve(x, kernel, sizes)
+    sizes = _sizes_for_native(x, kernel, window)
+    if sizes is not None and has_native(sizes.function, x.dtype):
+        return convolution_native.convolve(x, kernel, sizes)
     if _is_pointwise(kernel, window):
         return _pointwise(window, x, kernel)
     # With few channels the image's transform takes longer than it saves; with few pixels the
@@ -64,24 +66,22 @@ def convolve(x: Image, kernel: Kernel, window: Window) -> Output:
     return _plain(window, x, kernel)
 
 
-def _sizes_for_kernels(
-    x: Image, kernel: Kernel, window: Window
-) -> convolution_kernels.Sizes | None:
-    """Returns what a kernel of our own needs to know, or None: there is none, or XLA is faster."""
+def _sizes_for_native(x: Image, kernel: Kernel, window: Window) -> convolution_native.Sizes | None:
+    """Returns what a native function needs to know, or None: there is none, or XLA is faster."""
     if window.groups != 1 or window.dilation != (1, 1):
         return None
     if not are_known(*x.shape):
         return None
     height, width, channels, features = kernel.shape
     pixels, many = math.prod(x.shape[:3]), channels * features
-    sizes = convolution_kernels.Sizes(
-        (x.shape[1], x.shape[2]), (height, width), window.strides, window.padding, kernel=""
+    sizes = convolution_native.Sizes(
+        (x.shape[1], x.shape[2]), (height, width), window.strides, window.padding, function=""
     )
     outputs = x.shape[0] * math.prod(sizes.output)
     if _is_pointwise(kernel, window):
         fits = outputs > _FEW_PIXELS and min(channels, features) >= 16 and many <= 1 << 20
         by_unit = linear.is_for_matrix_unit(outputs, channels, features, x.dtype)
-        name = convolution_kernels.PIXELS if fits or by_unit else ""
+        name = convolution_native.PIXELS if fits or by_unit else ""
     # With few pixels, or many channels, the kernel's transform takes longer than it saves.
     elif (
         _has_fewer_multiplications(x, kernel, window)
@@ -89,11 +89,11 @@ def _sizes_for_kernels(
         and min(channels, features) >= 16
         and many <= 1 << 17
     ):
-        name = convolution_kernels.TILES
-    elif convolution_kernels.can_be_by_unit(channels) and linear.is_for_matrix_unit(
+        name = convolution_native.TILES
+    elif convolution_native.can_be_by_unit(channels) and linear.is_for_matrix_unit(
         outputs, height * width * channels, features, x.dtype
     ):
-        name = convolution_kernels.BY_UNIT
+        name = convolution_native.BY_UNIT
     # A larger kernel would leave the cache for each row of outputs.
     elif (
         (channels < 16 or max(window.strides) > 1)
@@ -101,10 +101,10 @@ def _sizes_for_kernels(
         and pixels >= 256
         and height * width * many <= 1 << 17
     ):
-        name = convolution_kernels.WINDOWS
+        name = convolution_native.WINDOWS
     else:
         name = ""
-    return dataclasses.replace(sizes, kernel=name) if name else None
+    return dataclasses.replace(sizes, function=name) if name else None
 
 
 def _is_pointwise(kernel: Kernel, window: Window) -> bool:
@@ -114,7 +114,7 @@ def _is_pointwise(kernel: Kernel, window: Window) -> bool:
 def _has_fewer_multiplications(x: Image, kernel: Kernel, window: Window) -> bool:
     """Whether Winograd's algorithm applies.
 
-    In half precision its sums would cancel. Of a symbolic shape it is not known.
+    In half precision its sums would cancel. For a symbolic shape it is not known.
     """
     return (
         kernel.shape[:2] == (3, 3)
@@ -140,7 +140,7 @@ def _plain(window: Window, x: Image, kernel: Kernel) -> Output:
 
 
 def _forward(window: Window, x: Image, kernel: Kernel) -> Output:
-    """Convolves; of few pixels on a CPU as a product, for XLA's convolution is slower there."""
+    """Convolves; few pixels on a CPU as a product, which is faster than XLA's convolution there."""
     plain = functools.partial(_plain, window)
     shape = jax.eval_shape(plain, x, kernel).shape[:-1]
     pixels = math.prod(shape)
@@ -150,11 +150,11 @@ def _forward(window: Window, x: Image, kernel: Kernel) -> Output:
     if kernel.shape[:2] != (1, 1) and pixels > _FEW_WINDOWS:
         return plain(x, kernel)
 
-    def on_cpu(x: Image, kernel: Kernel) -> Output:
+    def native(x: Image, kernel: Kernel) -> Output:
         rows, matrix = _windows(window, x, kernel), kernel.reshape(-1, kernel.shape[-1])
         return linear.multiply_few_rows(rows, matrix).reshape(*shape, -1)
 
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
+    return with_native(native, plain, x, kernel)
 
 
 def _windows(window: Window, x: Image, kernel: Kernel) -> Float[Array, "pixels taps_and_channels"]:
@@ -170,8 +170,8 @@ def _windows(window: Window, x: Image, kernel: Kernel) -> Float[Array, "pixels t
     return jnp.concatenate(pixels, axis=-1).reshape(-1, len(pixels) * x.shape[-1])
 
 
-# A product over all pixels. Of many XLA's convolution computes the output faster, but its gradients
-# take up to five times as long as a product's.
+# A product over all pixels. For many pixels XLA's convolution computes the output faster, but its
+# gradients take up to five times as long as those of a product.
 _pointwise = jax.custom_jvp(_forward, nondiff_argnums=(0,))
 
 
@@ -212,8 +212,8 @@ def _winograd_jvp(
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _winograd(window, x, kernel)
 
-    # Of the input the gradient is given, and the tangent is its transpose, not the other way round:
-    # to transpose the algorithm's own steps would be to add overlapping tiles.
+    # The input's gradient is given, and its transpose is the tangent, not the other way round:
+    # transposing the algorithm's own steps would add up overlapping tiles.
     by_input = jax.linear_transpose(lambda dy: _input_gradient(window, x.shape, dy, kernel), y)
     return y, by_input(dx)[0] + _output(window, x, dkernel)
 

@@ -1,9 +1,11 @@
 """What follows a convolution, done to its outputs before they are stored.
 
-XLA calls a kernel of ours and then reads and writes all of its outputs once more, for the bias or
-the normalisation, the shortcut and the rectifier. Of a program that only predicts, our kernels do
-that as well. Models do not say so: it is found in the program that JAX traces of them.
+XLA calls a native function and then reads and writes all of its outputs once more, for the bias or
+the normalisation, the shortcut and the rectifier. In a program that only predicts, native functions
+do that as well. Models do not say so: it is found in the program that JAX traces of them.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
@@ -24,12 +26,13 @@ from jax.extend.core import (
 )
 from jaxtyping import Array, Float
 
-from zoo.layers.tuned import convolution_kernels
-from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped, vary_alike
+from zoo.layers.tuned import convolution_native
+from zoo.layers.tuned.devices import on_each_device, vary_alike
+from zoo.layers.tuned.platform import with_native
 
 Output = Float[Array, "batch new_height new_width features"]
-# What an equation does to outputs, in the order in which a kernel can do it: with a number of each
-# feature, any number of times; with an array; and to rectify them.
+# What an equation does to outputs, in the order in which a native function can do it: with a number
+# of each feature, any number of times; with an array; and to rectify them.
 _BY_FEATURE, _BY_ARRAY, _RECTIFY, _ELSE = range(4)
 # What JAX wraps a rectifier in, and the parameter that has the program within.
 _PROGRAMS = {"custom_jvp_call": "call_jaxpr", "jit": "jaxpr"}
@@ -62,10 +65,10 @@ def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """An equation that a kernel takes over.
+    """An equation that a native function takes over.
 
     Attributes:
-        equation: of the program.
+        equation: the equation in the program.
         place: which of its arguments are the outputs so far.
         does: one of the above.
     """
@@ -129,7 +132,7 @@ def _compute(equation: JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
 
 
 def _chains(program: Jaxpr) -> list[_Chain]:
-    """Returns convolutions by our kernels, each with the steps that its kernel can take over."""
+    """Returns convolutions by native functions, each with the steps that it can take over."""
     readers: dict[Var, JaxprEqn] = {}
     count: Counter[Var] = Counter()
     for equation in program.eqns:
@@ -140,7 +143,7 @@ def _chains(program: Jaxpr) -> list[_Chain]:
 
     chains, taken = [], set[int]()
     for convolution in program.eqns:
-        if convolution.primitive.name != convolution_kernels.NAME:
+        if convolution.primitive.name != convolution_native.NAME:
             continue
         steps: list[_Step] = []
         (outputs,) = convolution.outvars
@@ -203,7 +206,7 @@ def _in_one(convolution: JaxprEqn, steps: Sequence[_Step]) -> Callable[..., Outp
             y = step.apply(y, [left.pop(0) for _ in step.operands])
         return y
 
-    def on_cpu(x: Array, kernel: Array, *operands: Array) -> Output:
+    def native(x: Array, kernel: Array, *operands: Array) -> Output:
         features = kernel.shape[-1]
         scale, shift = jnp.ones(features, x.dtype), jnp.zeros(features, x.dtype)
         added: list[Array] = []
@@ -219,16 +222,13 @@ def _in_one(convolution: JaxprEqn, steps: Sequence[_Step]) -> Callable[..., Outp
                 shift = shift - number if name == "sub" else shift + number
 
         def of_rows(x: Array, kernel: Array, *finish: Array) -> Output:
-            return convolution_kernels.finished(x, kernel, finish, sizes, rectify=rectify)
+            return convolution_native.finished(x, kernel, finish, sizes, rectify=rectify)
 
         axes = ", b p q f" * len(added)
-        divided = by_rows(of_rows, f"b h w c, i j c f, f, f{axes} -> b p q f")
+        divided = on_each_device(of_rows, f"b h w c, i j c f, f, f{axes} -> b p q f")
         result: Output = divided(*vary_alike(x, kernel, scale, shift, *added))
         return result
 
-    def by_platform(*arrays: Array) -> Output:
-        return jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=plain)
-
-    function = jax.custom_jvp(plain_where_mapped(by_platform, plain))
+    function = jax.custom_jvp(functools.partial(with_native, native, plain))
     function.defjvp(functools.partial(jax.jvp, plain))
     return function

@@ -1,4 +1,6 @@
-"""A linear layer's product: by our own kernels, or with gradients of its own."""
+"""A linear layer's product: by native functions, or with gradients of its own."""
+
+from __future__ import annotations
 
 import itertools
 import math
@@ -10,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from zoo.layers.tuned.bilinear import Form, differentiable
-from zoo.layers.tuned.partitioning import by_rows, plain_where_mapped
+from zoo.layers.tuned.devices import on_each_device
 from zoo.layers.tuned.platform import (
     are_known,
     by_platform,
-    has_kernel,
-    kernel_call,
-    may_have_kernels,
+    has_native,
+    may_have_native,
+    native_call,
+    with_native,
 )
 
 Input = Float[Array, "*batch inputs"]
@@ -25,9 +28,9 @@ Output = Float[Array, "*batch features"]
 
 # Columns that a concatenation adds to the output's gradient: one vector of 512 bits.
 _COLUMNS = 16
-# With fewer features the columns cost more than they save, and a kernel's call is not worth it.
+# With fewer features the columns cost more than they save, and a native call is not worth it.
 _LEAST_FEATURES = 64
-# With more rows XLA's product is as fast as the kernel.
+# With more rows XLA's product is as fast as the native one.
 _FEW_ROWS = 64
 _MANY_ROWS = 65
 # Without a matrix unit, and beyond these, XLA's gradient of the kernel is as fast as ours: inputs,
@@ -38,8 +41,8 @@ _LEAST_WORK = 1 << 21
 # With one, and beyond these, XLA's products are: inputs and features, products and sums.
 _LEAST_SIDE = 32
 _LEAST_WORK_OF_UNIT = 1 << 19
-# Of a kernel with more numbers for each row most of the time is to read it: with the unit that is a
-# fifth less (the first linear layer of the CNN), which is not worth a compilation.
+# With more numbers of the kernel for each row, most of the time goes into reading the kernel: the
+# unit saves a fifth (the first linear layer of the CNN), which is not worth a compilation.
 _NUMBERS_OF_A_ROW = 1 << 14
 # Products and sums up to which several kernels are multiplied by at once: beyond, to put them
 # together takes longer than it saves.
@@ -54,7 +57,7 @@ def multiply(x: Input, kernel: Kernel) -> Output:
     features = kernel.shape[1]
     count = math.prod(rows)
     if is_for_matrix_unit(count, inputs, features, dtype) or (
-        _are_many(count, inputs, features) and may_have_kernels(dtype)
+        _are_many(count, inputs, features) and may_have_native(dtype)
     ):
         return _multiply_many(x.reshape(-1, inputs), kernel, dtype).reshape(*rows, -1)
     return _multiply(x, kernel) if features >= _LEAST_FEATURES else x @ kernel
@@ -93,10 +96,10 @@ def _multiply(x: Input, kernel: Kernel) -> Output:
     if not has_few_rows(math.prod(rows), kernel, _FEW_ROWS):
         return x @ kernel
 
-    def on_cpu(x: Input, kernel: Kernel) -> Output:
+    def native(x: Input, kernel: Kernel) -> Output:
         return multiply_few_rows(x.reshape(-1, x.shape[-1]), kernel).reshape(*rows, -1)
 
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=jnp.matmul)
+    return with_native(native, jnp.matmul, x, kernel)
 
 
 @_multiply.defjvp
@@ -122,27 +125,28 @@ def has_few_rows(rows: int, kernel: Array, most: int) -> bool:
         and 0 < rows <= most
         and kernel.size > 0
         and kernel.shape[-1] >= _LEAST_FEATURES
-        and has_kernel("multiply_rows", kernel.dtype)
+        and has_native("multiply_rows", kernel.dtype)
     )
 
 
 def multiply_few_rows(
     x: Float[Array, "rows inputs"], kernel: Kernel
 ) -> Float[Array, "rows features"]:
-    """Returns the product by our own kernel (``products.cc``), for a CPU alone."""
-    return plain_where_mapped(by_rows(_multiply_rows, "b i, i f -> b f"), jnp.matmul)(x, kernel)
+    """Returns the product by a native function (``products.cc``), for a CPU alone."""
 
+    def multiply_rows(x: Input, kernel: Kernel) -> Output:
+        result = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
+        y: Output = native_call("multiply_rows", x.dtype, result)(x, kernel)
+        return y
 
-def _multiply_rows(x: Float[Array, "rows inputs"], kernel: Kernel) -> Float[Array, "rows features"]:
-    result = jax.ShapeDtypeStruct((x.shape[0], kernel.shape[1]), x.dtype)
-    y: Output = kernel_call("multiply_rows", x.dtype, result)(x, kernel)
+    y: Output = on_each_device(multiply_rows, "b i, i f -> b f")(x, kernel)
     return y
 
 
 def has_many_rows(rows: int, inputs: int, features: int, dtype: np.dtype) -> bool:
     """Returns whether ``add_up_rows`` can be called, and is worth it."""
     return is_for_matrix_unit(rows, inputs, features, dtype) or (
-        _are_many(rows, inputs, features) and has_kernel("contract_rows", dtype)
+        _are_many(rows, inputs, features) and has_native("contract_rows", dtype)
     )
 
 
@@ -158,7 +162,7 @@ def _are_many(rows: int, inputs: int, features: int) -> bool:
 
 
 def add_up_rows(x: Input, dy: Output) -> Kernel:
-    """Returns ``kernel_gradient`` by our own kernel, for a CPU alone.
+    """Returns ``kernel_gradient`` by a native function, for a CPU alone.
 
     It is ``matrices.cc`` or, without a matrix unit, ``contraction.cc``.
     """
@@ -166,13 +170,13 @@ def add_up_rows(x: Input, dy: Output) -> Kernel:
     if has_matrix_unit(x.dtype):
         return multiply_matrices(x, dy, turned_left=True)
     result = jax.ShapeDtypeStruct((x.shape[1], dy.shape[1]), x.dtype)
-    sums: Kernel = kernel_call("contract_rows", x.dtype, result)(x, dy)
+    sums: Kernel = native_call("contract_rows", x.dtype, result)(x, dy)
     return sums
 
 
 def has_matrix_unit(dtype: np.dtype) -> bool:
     """Returns whether ``multiply_matrices`` can be called."""
-    return has_kernel("multiply_matrices", dtype)
+    return has_native("multiply_matrices", dtype)
 
 
 def is_for_matrix_unit(rows: int, inputs: int, features: int, dtype: np.dtype) -> bool:
@@ -196,7 +200,7 @@ def multiply_matrices(
     turned_right: bool = False,
     rectify: bool = False,
 ) -> Float[Array, "rows columns"]:
-    """Returns the product of two matrices by our own kernel (``matrices.cc``), for a CPU alone.
+    """Returns the product of two matrices by a native function, ``matrices.cc``, for a CPU alone.
 
     Args:
         left: [rows, depth], turned [depth, rows].
@@ -205,10 +209,10 @@ def multiply_matrices(
             or these two and what is added then, ``[rows, columns]``.
         turned_left: whether ``left`` is.
         turned_right: whether ``right`` is.
-        rectify: whether what is negative in the end becomes zero.
+        rectify: whether negative results become zero.
     """
     shape = left.shape[1 if turned_left else 0], right.shape[0 if turned_right else 1]
-    function = kernel_call("multiply_matrices", left.dtype, jax.ShapeDtypeStruct(shape, left.dtype))
+    function = native_call("multiply_matrices", left.dtype, jax.ShapeDtypeStruct(shape, left.dtype))
     y: Array = function(
         left, right, *finish, turned_left=turned_left, turned_right=turned_right, rectify=rectify
     )
@@ -221,9 +225,9 @@ def _add_up_many(x: Input, dy: Output, dtype: np.dtype) -> Kernel:
     return product(x, dy)
 
 
-# Of rows, a kernel and the type of their numbers. Where the processor has no matrix unit only the
-# kernel's gradient is faster than XLA's. What there is is asked for where it is traced: what is
-# never differentiated, as a model that only predicts, need not wait for a compilation.
+# A function of rows, a kernel and the type of their numbers. Without a matrix unit, only the
+# kernel's gradient is faster than XLA's. Whether there is one is asked where each function is
+# traced: a program that is never differentiated need not wait for a compilation.
 _multiply_many, _, _ = differentiable(
     "linear",
     Form(

@@ -1,13 +1,17 @@
 """The choice of a form by the platform that a program is compiled for."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import batching, mlir
 from jaxtyping import Array
 
-from zoo.kernels import library
+from zoo.native import library
 
 
 def by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arrays: Array) -> Any:
@@ -20,22 +24,77 @@ def by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arra
     )
 
 
+def with_native(native: Callable[..., Any], xlas: Callable[..., Any], *arrays: Array) -> Any:
+    """Calls one of two functions of the same arrays and result, chosen where it is lowered.
+
+    Only a program that is compiled to run here, on this machine's CPU, calls native functions. What
+    ``jax.export`` makes may run anywhere, so it takes XLA's operations, as other platforms do and
+    as arrays under ``jax.vmap`` do. There is no derivative: whoever calls this has a rule for it.
+
+    Args:
+        native: calls native functions. Like ``xlas``, it closes over no arrays.
+        xlas: does the same by XLA's operations.
+        *arrays: the arguments of both.
+    """
+    own, shape = jax.make_jaxpr(native, return_shape=True)(*arrays)
+    plain = jax.make_jaxpr(xlas)(*arrays)
+    results = _with_native_p.bind(*arrays, native=own, xlas=plain)
+    return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+
+def _made(*arrays: Array, native: ClosedJaxpr, xlas: ClosedJaxpr) -> list[Array]:
+    # A native function is only called by a program: compiled where all else is not, too.
+    with jax.disable_jit(False):
+        made: list[Array] = jax.jit(
+            lambda *arrays: _with_native_p.bind(*arrays, native=native, xlas=xlas)
+        )(*arrays)
+    return made
+
+
+def _lowered(
+    ctx: mlir.LoweringRuleContext, *arrays: Any, native: ClosedJaxpr, xlas: ClosedJaxpr
+) -> Sequence[Any]:
+    module = ctx.module_context
+    to_run_here = tuple(ctx.platforms or module.platforms) == ("cpu",)
+    exported = module.lowering_parameters.for_export
+    program = native if to_run_here and not exported else xlas
+    lowered: Sequence[Any] = mlir.lower_fun(jaxpr_as_fun(program), multiple_results=True)(
+        ctx, *arrays
+    )
+    return lowered
+
+
+def _mapped(
+    arrays: Any, places: Any, *, native: ClosedJaxpr, xlas: ClosedJaxpr
+) -> tuple[list[Array], list[int]]:
+    results = jax.vmap(jaxpr_as_fun(xlas), in_axes=places)(*arrays)
+    return results, [0] * len(results)
+
+
+_with_native_p = Primitive("with_native")
+_with_native_p.multiple_results = True
+_with_native_p.def_impl(_made)
+_with_native_p.def_abstract_eval(lambda *_, native, xlas: native.out_avals)
+mlir.register_lowering(_with_native_p, _lowered)
+batching.primitive_batchers[_with_native_p] = _mapped
+
+
 def are_known(*sizes: Any) -> bool:
     """Returns whether all sizes are numbers, none symbolic: what fits can be chosen by them."""
     return all(isinstance(size, int) for size in sizes)
 
 
-def may_have_kernels(dtype: np.dtype) -> bool:
-    """Returns whether it is worth to ask ``has_kernel``; compiles nothing."""
+def may_have_native(dtype: np.dtype) -> bool:
+    """Returns whether it is worth to ask ``has_native``; compiles nothing."""
     return _are_wanted(dtype) and library.can_compile()
 
 
-def has_kernel(kernel: str, dtype: np.dtype) -> bool:
-    """Returns whether programs that are compiled for this machine's CPU may call a kernel of ours.
+def has_native(function: str, dtype: np.dtype) -> bool:
+    """Returns whether programs that are compiled for this machine's CPU may call a native function.
 
     It is compiled for that, and waited for, if this machine never asked for it.
     """
-    return _are_wanted(dtype) and library.target(kernel, dtype.name) is not None
+    return _are_wanted(dtype) and library.target(function, dtype.name) is not None
 
 
 def _are_wanted(dtype: np.dtype) -> bool:
@@ -43,22 +102,22 @@ def _are_wanted(dtype: np.dtype) -> bool:
     return dtype.name in library.NUMBERS and jax.default_backend() == "cpu"
 
 
-def kernel_call(
-    kernel: str, dtype: np.dtype, results: Any, aliases: dict[int, int] | None = None
+def native_call(
+    function: str, dtype: np.dtype, results: Any, aliases: dict[int, int] | None = None
 ) -> Callable[..., Any]:
-    """Returns the function of arrays and options that calls a kernel of ours.
+    """Returns the function of arrays and options that calls a native function.
 
     Args:
-        kernel: its name.
-        dtype: of the numbers.
-        results: their shapes and types; one, or a list.
+        function: its name.
+        dtype: type of the numbers.
+        results: shapes and types of the results; one, or a list.
         aliases: which argument's memory becomes which result's.
 
     Raises:
-        RuntimeError: ``has_kernel`` is false.
+        RuntimeError: ``has_native`` is false.
     """
-    target = library.target(kernel, dtype.name)
+    target = library.target(function, dtype.name)
     if target is None:
-        raise RuntimeError(f"there is no kernel {kernel} of {dtype.name}")
+        raise RuntimeError(f"there is no native function {function} of {dtype.name}")
     call: Callable[..., Any] = jax.ffi.ffi_call(target, results, input_output_aliases=aliases)
     return call

@@ -1,5 +1,7 @@
 """Max-pooling that is fast on a CPU where windows do not overlap."""
 
+from __future__ import annotations
+
 import functools
 
 import flax.linen as nn

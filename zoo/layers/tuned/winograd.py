@@ -6,6 +6,8 @@ matrix products. Source: Lavin and Gray, "Fast Algorithms for Convolutional Neur
 (2015), section 4.1.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp

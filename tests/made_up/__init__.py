@@ -1,0 +1,1 @@
+"""A family of models and a task that the zoo does not have, as a user would add them."""

@@ -1,0 +1,118 @@
+"""How the kernels come to be, and that everything works without them."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from zoo.native import library
+
+# Convolves with Winograd's algorithm where there is a kernel; prints which, and the result's sum.
+CONVOLVE = """
+import jax.numpy as jnp
+from zoo.native import library
+from zoo.layers.tuned.convolution import Window, convolve
+window = Window((1, 1), (1, 1), (1, 1), 1)
+y = convolve(jnp.ones((4, 8, 8, 16)), jnp.ones((3, 3, 16, 16)), window)
+print(library.target("convolve_tiles", "float32"), float(y.sum()))
+"""
+# Nine taps of ones over 8x8 ones with zeros around them: (3 * 8 - 2)^2 for each of channels.
+SUM = 4 * 16 * 16 * 22**2
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no C++ compiler"
+)
+
+
+def convolve(tmp_path, **environment):
+    """Runs ``CONVOLVE`` with an own cache; returns the kernel's name, and what it logged."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
+    done = subprocess.run(
+        [sys.executable, "-c", CONVOLVE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    name, total = done.stdout.split()
+    assert float(total) == SUM
+    return name, done.stderr
+
+
+def folder_with_compiler(tmp_path, script):
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    compiler = folder / "c++"
+    compiler.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    return str(folder)
+
+
+@needs_compiler
+def test_compiled_once_and_kept(tmp_path):
+    name, _ = convolve(tmp_path)
+    assert name.startswith("zoo_kernels-winograd-")
+    # Another compiler, which fails, is not asked.
+    folder = folder_with_compiler(tmp_path, "exit 1")
+    again, said = convolve(tmp_path, PATH=folder)
+    assert again == name
+    assert "no kernels" not in said
+    assert not list((tmp_path / "cache").rglob("*.new"))
+
+
+def test_a_compiler_that_fails_is_named_and_done_without(tmp_path):
+    folder = folder_with_compiler(tmp_path, "echo 'out of order' >&2; exit 1")
+    name, said = convolve(tmp_path, PATH=folder)
+    assert name == "None"
+    assert "from winograd.cc, XLA's operations are used: out of order" in said
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "cache").write_text("a file", encoding="utf-8")
+    name, said = convolve(tmp_path)
+    assert name == "None"
+    assert "XLA's operations are used" in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"PATH": ""}, "no kernels of our own (no C++ compiler: c++, g++, clang++)"),
+        ({library.SWITCH: "off"}, "no kernels of our own (ZOO_KERNELS=off)"),
+    ],
+)
+def test_without_kernels_xlas_operations_are_used(tmp_path, monkeypatch, environment, words):
+    assert convolve(tmp_path, **environment) == ("None", "")
+    assert not (tmp_path / "cache").exists()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert library.describe() == words
+
+
+@needs_compiler
+def test_a_processor_with_other_instructions_has_kernels_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_compile", lambda *_: "")
+    files = set()
+    for features in ("avx2 fma", "avx2 avx512f fma"):
+        monkeypatch.setattr(library.process, "processor_features", lambda known=features: known)
+        files.add(library._compiled.__wrapped__("winograd", "float32"))
+    assert len(files) == 2
+
+
+@needs_compiler
+def test_processes_that_begin_together_all_have_kernels(tmp_path):
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONVOLVE],
+            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    names = {one.communicate()[0].split()[0] for one in running}
+    assert len(names) == 1
+    assert names.pop().startswith("zoo_kernels-winograd-")

@@ -1,0 +1,87 @@
+"""Two real processes of jax, each with its own rows of the global batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+# Two devices in each of two processes. A batch has eight rows, the first four of process 0; the
+# third row of the first batch is padding, so that only one process has any.
+EVALUATE = """
+import json, sys
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+process = int(sys.argv[2])
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=process)
+import jax.numpy as jnp
+import numpy as np
+from zoo.training.evaluation import compile_evaluation, evaluate_split
+from zoo.training.layout import Layout, make_mesh
+
+def global_batch(k):
+    x = 8.0 * k + np.arange(8, dtype=np.float32)
+    mask = np.ones(8, np.float32)
+    mask[2] = k > 0
+    return {"x": x, "mask": mask}
+
+def evaluate(params, model_state, batch, key):
+    return {"loss": ((params["w"] * batch["x"] * batch["mask"]).sum(), batch["mask"].sum())}
+
+def predict(params, model_state, batch, key):
+    return {"scaled": params["w"] * batch["x"]}
+
+layout = Layout(make_mesh())
+arguments = {"params": {"w": np.float32(3)}, "model_state": {}, "key": jax.random.key(0)}
+compiled, _ = compile_evaluation(
+    evaluate, predict, arguments, global_batch(0), layout, references=("x",), precision="float32"
+)
+own = slice(4 * process, 4 * process + 4)
+batches = ({name: rows[own] for name, rows in global_batch(k).items()} for k in range(2))
+means, outputs, references = evaluate_split(compiled, arguments, batches, layout)
+print(json.dumps({
+    "processes": jax.process_count(), "devices": len(jax.devices()), "means": means,
+    "scaled": outputs["scaled"].tolist(), "x": references["x"].tolist(),
+}))
+"""
+
+
+def run_both(program):
+    """Runs a program as process 0 and 1 of 2; returns the last line of each as JSON."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, address, str(process)],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for process in range(2)
+    ]  # fmt: skip
+    try:
+        done = [process.communicate(timeout=120) for process in both]
+    finally:
+        # One that waits for the other, which has failed, would wait for minutes.
+        for process in both:
+            process.kill()
+    for process, (_, errors) in zip(both, done, strict=True):
+        assert process.returncode == 0, errors
+    return [json.loads(output.splitlines()[-1]) for output, _ in done]
+
+
+def test_every_process_gets_all_rows_but_the_padded_one():
+    real = [float(row) for row in range(16) if row != 2]
+    for found in run_both(EVALUATE):
+        assert (found["processes"], found["devices"]) == (2, 4)
+        assert found["x"] == real
+        assert found["scaled"] == [3 * row for row in real]
+        assert found["means"]["loss"] == pytest.approx(3 * sum(real) / len(real), rel=1e-6)

@@ -1,0 +1,54 @@
+"""The ``zoo`` command, one file a command. A task defines the commands that ask its runs."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+
+from zoo import commands
+from zoo.cli import ask, evaluate, export, listing, prepare, report
+from zoo.errors import UserError
+
+# Each module has HELP, add_arguments(parser) and run(options, overrides).
+COMMANDS: Mapping[str, ModuleType] = {
+    "list": listing,
+    "evaluate": evaluate,
+    "export": export,
+    "report": report,
+    "prepare": prepare,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line ``zoo COMMAND …`` and ends the program."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands.run_to_exit(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    others, overrides = commands.split_overrides(arguments)
+    name = next(iter(others), "--help")
+    if name in ("-h", "--help"):
+        print(_help())
+        return
+    if name.startswith("-"):
+        raise UserError(f"{name}: the first word is a command, as in `zoo list`; see `zoo --help`")
+    if overrides and name != "evaluate":
+        raise UserError(f"zoo {name} takes no {overrides[0]}")
+    if name not in COMMANDS:
+        ask.run(name, others[1:])
+        return
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
+    command.add_arguments(parser)
+    run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
+    run(parser.parse_args(others[1:]), overrides)
+
+
+def _help() -> str:
+    """Returns the list of commands, including those that ask a run."""
+    lines = ["usage: zoo COMMAND …", "", "A functional model zoo for JAX.", "", "Any run:"]
+    lines += [f"  {name:<12}{command.HELP.splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += ["", "Runs of some tasks:"]
+    lines += [f"  {name:<12}{purpose}" for name, purpose in ask.purposes().items()]
+    return "\n".join([*lines, "", "`zoo COMMAND --help` says what a command takes."])

@@ -1,0 +1,109 @@
+"""The record of a family of models: everything about it except its linen module."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from zoo import fields
+from zoo.weights.tables import Table
+
+Params = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Prepares an image for published weights, as torchvision's presets and timm do.
+
+    The shorter side is resized to ``resize``, a square of ``size`` is cut out of the centre, and
+    each channel in [0, 1] is normalised.
+
+    Attributes:
+        size: side of the image that the network sees, in pixels.
+        resize: length of the shorter side before the centre is cut out.
+        interpolation: ``bilinear`` or ``bicubic``.
+        mean: mean of each channel.
+        std: standard deviation of each channel.
+    """
+
+    size: int = 224
+    resize: int = 256
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of models: one linen module in one or several sizes.
+
+    The linen module defines the models' attributes and their defaults; a family does not repeat
+    them.
+
+    Attributes:
+        module: the class of the linen module.
+        kind: the kind of model that a task asks for, such as ``image_classifier``: see
+            ``zoo.models.kinds``.
+        sizes: the models by name, each with the attributes that differ from the module's defaults.
+        rules: the values that attributes may have, if their types alone do not say so.
+        example: returns example inputs by argument name, with which a module is initialised.
+        weights: tables of weights by the library whose names they use. Each is made from a module
+            and its parameters, or their shapes. Export uses the first one.
+        attributes_of: returns the attributes from the ``config.json`` beside published weights;
+            None if the zoo reads nothing from such a file.
+        preprocessing: how images are prepared for published weights, by model; None if the inputs
+            are not images.
+        placement: where parameters lie on a mesh: patterns of paths, such as ``fc1/kernel``, each
+            with a mesh axis for every axis of the parameter. The first match counts; a parameter
+            without a match is replicated on all devices.
+        check: raises ConfigError if the attributes of a model for training do not fit together.
+    """
+
+    module: type[nn.Module]
+    kind: str
+    sizes: Mapping[str, Mapping[str, Any]]
+    rules: fields.Rules
+    example: Callable[[Any], dict[str, Any]]
+    weights: Mapping[str, Callable[[Any, Params], Table]] = dataclasses.field(default_factory=dict)
+    attributes_of: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    preprocessing: Mapping[str, Preprocessing] | None = None
+    placement: tuple[tuple[str, PartitionSpec], ...] = ()
+    check: Callable[[Mapping[str, Any]], None] = lambda attributes: None
+
+    def fields(self, name: str) -> dict[str, fields.Field]:
+        """Returns the attributes of one of the models as fields of a config."""
+        known = fields.of(self.module, self.rules)
+        return {
+            attribute: dataclasses.replace(field, default=self.sizes[name][attribute])
+            if attribute in self.sizes[name]
+            else field
+            for attribute, field in known.items()
+        }
+
+
+# Rules that many families share. With 0, the number of classes or symbols comes from the data.
+FROM_DATA = fields.at_least(0)
+CELL = fields.choice("gru", "lstm", "rnn", "rnn_relu")
+ACTIVATION = fields.choice(
+    "gelu", "gelu_tanh", "identity", "relu", "sigmoid", "silu", "softmax", "tanh"
+)
+INITIALIZATION = fields.choice("pytorch", "lecun_normal", "he_normal", "xavier_uniform")
+IMAGES = {"num_classes": FROM_DATA, "channels": fields.at_least(1)}
+
+
+def image(side: int = 224) -> Callable[[Any], dict[str, Any]]:
+    """Returns the example of a model of images: one square image, ``side`` pixels wide."""
+    return lambda module: {"image": jnp.zeros((1, side, side, module.channels))}
+
+
+def tokens(*names: str) -> Callable[[Any], dict[str, Any]]:
+    """Returns the example of a model of tokens: one token for each argument."""
+    return lambda module: {name: jnp.zeros((1, 1), jnp.int32) for name in names}
+
+
+def presets(*plain: str, **special: Preprocessing) -> dict[str, Preprocessing]:
+    """Returns torchvision's presets by model; models in ``plain`` get the default."""
+    return dict.fromkeys(plain, Preprocessing()) | special

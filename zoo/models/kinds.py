@@ -1,0 +1,40 @@
+"""What a kind of model must offer to the tasks that train it.
+
+A family's record names its kind, a task names the kinds that it trains: neither knows the other.
+
+- ``image_classifier``: ``(image, *, train) -> logits``; with batch normalisation also ``mask``.
+- ``text_classifier``: ``(tokens, lengths, *, train) -> logits``.
+- ``causal_lm``: see ``CausalLM``.
+- ``encoder_decoder``: ``(source, target, *, source_mask, target_mask, train) -> logits``, and the
+  methods ``begin`` and ``step`` for decoding, as ``zoo.models.Transformer``.
+- ``denoiser``: ``(image, step, tokens, *, train) -> prediction``.
+- ``ctc``: ``(samples, lengths, *, train) -> (logits, frames)``.
+- ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
+  ``quantiles``; the attribute ``horizon`` says how many values are forecast.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from jaxtyping import Array, Float, Int
+
+
+class CausalLM(Protocol):
+    """A language model that reads tokens from left to right.
+
+    Attributes:
+        recurrent: whether what it keeps of the text so far has one size, however long the text. It
+            then also has the submodule ``embed`` and the method ``decode``, which takes the
+            vectors that ``embed`` returns in place of tokens.
+    """
+
+    recurrent: ClassVar[bool]
+
+    def __call__(
+        self, tokens: Int[Array, "batch time"], cache: Any = None, *, train: bool = False
+    ) -> tuple[Float[Array, "batch time vocab"], Any]:
+        """Returns the logits of each next token, and the cache with the tokens added."""
+
+    def initial_cache(self, batch_size: int, max_length: int) -> Any:
+        """Returns the cache of no tokens, with room for ``max_length`` of them."""

@@ -1,0 +1,254 @@
+"""What transformers are built of: the blocks and layers that several families share."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from zoo.errors import UserError
+from zoo.layers import Embed, LayerNorm, Linear, MultiHeadAttention, activation, sinusoidal
+from zoo.layers.attention import KeyValueCache
+
+Tokens = Int[Array, "batch time"]
+Features = Float[Array, "batch time features"]
+# True for a token that counts, False for padding.
+TokenMask = Bool[Array, "batch time"]
+
+
+class Block(nn.Module):
+    """Attention, then two linear layers, each of which reads the normalised sum so far.
+
+    The order of GPT-2 and of the vision transformer (Xiong et al. 2020, figure 1b).
+
+    Attributes:
+        num_heads: number of attention heads.
+        feedforward_features: width between the linear layers.
+        activation: name of the activation between them.
+        initialization: initialisation of all linear layers but the last of each part; see
+            ``zoo.layers.initializers``.
+        attention_out_initialization: initialisation of the last linear layer of attention.
+        feedforward_out_initialization: initialisation of the last linear layer.
+        dropout_rate: share of each part's contribution that is set to zero in training.
+        attention_dropout_rate: share of the attention weights that is set to zero in training.
+        drop_hidden: whether the values between the linear layers are dropped as well.
+        epsilon: added to the variances of the normalisations.
+        use_bias: whether linear layers and normalisations have biases.
+    """
+
+    num_heads: int
+    feedforward_features: int
+    activation: str
+    initialization: str | float
+    attention_out_initialization: str | float
+    feedforward_out_initialization: str | float
+    dropout_rate: float
+    attention_dropout_rate: float = 0.0
+    drop_hidden: bool = False
+    epsilon: float = 1e-5
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Features,
+        cache: KeyValueCache | None = None,
+        *,
+        causal: bool = False,
+        train: bool = False,
+    ) -> tuple[Features, KeyValueCache | None]:
+        """Adds the results of both parts; also returns the cache with the tokens of ``x`` added.
+
+        Args:
+            x: a vector for each token.
+            cache: keys and values of the earlier tokens; None: there are none, and none are kept.
+            causal: whether a token sees itself and the earlier ones only.
+            train: whether to drop out.
+        """
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+
+        y = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, name="ln_1")(x)
+        y, cache = MultiHeadAttention(
+            self.num_heads,
+            use_bias=self.use_bias,
+            dropout_rate=self.attention_dropout_rate,
+            initialization=self.initialization,
+            out_initialization=self.attention_out_initialization,
+            name="attention",
+        )(y, causal=causal, cache=cache, train=train)
+        x = x + dropout(y)
+
+        y = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, name="ln_2")(x)
+        up = Linear(
+            self.feedforward_features,
+            use_bias=self.use_bias,
+            initialization=self.initialization,
+            name="up",
+        )
+        down = Linear(
+            x.shape[-1],
+            use_bias=self.use_bias,
+            initialization=self.feedforward_out_initialization,
+            name="down",
+        )
+        y = activation(self.activation)(up(y))
+        y = down(dropout(y) if self.drop_hidden else y)
+        return x + dropout(y), cache
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer.
+
+    Attributes:
+        tokens: those of the tokens so far; None: they are not kept.
+        memory: those of the encoder's output; None: the layer has not read it.
+    """
+
+    tokens: KeyValueCache | None = None
+    memory: KeyValueCache | None = None
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them (section 3.3).
+
+    Attributes:
+        hidden_features: width between the layers.
+        activation: its name.
+        dropout_rate: share of the hidden values that is set to zero in training.
+    """
+
+    hidden_features: int
+    activation: str
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(self, x: Features, *, train: bool) -> Features:
+        """Applies the layers to each position."""
+        up = Linear(self.hidden_features, initialization="xavier_uniform", name="up")
+        down = Linear(x.shape[-1], initialization="xavier_uniform", name="down")
+        hidden = activation(self.activation)(up(x))
+        return down(nn.Dropout(self.dropout_rate, deterministic=not train)(hidden))
+
+
+class Layer(nn.Module):
+    """A layer of the encoder or, given a memory, of the decoder (figure 1).
+
+    Attributes:
+        num_heads: number of attention heads.
+        feedforward_features: hidden width of the feed-forward part.
+        dropout_rate: share of attention weights, hidden values and each part's contribution that is
+            set to zero in training.
+        activation: name of the feed-forward part's activation.
+        norm_first: whether the input of each part is normalised, instead of the sum after it.
+        causal: whether a position sees the earlier ones and itself only.
+    """
+
+    num_heads: int
+    feedforward_features: int
+    dropout_rate: float
+    activation: str
+    norm_first: bool
+    causal: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Features,
+        mask: TokenMask | None,
+        memory: Features | None = None,
+        memory_mask: TokenMask | None = None,
+        cache: LayerCache | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Features, LayerCache]:
+        """Adds the results of attention and of the feed-forward part."""
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
+
+        def attention(name: str) -> MultiHeadAttention:
+            return MultiHeadAttention(self.num_heads, dropout_rate=self.dropout_rate, name=name)
+
+        def read(norm: LayerNorm, x: Features) -> Features:
+            return norm(x) if self.norm_first else x
+
+        def add(norm: LayerNorm, x: Features, y: Features) -> Features:
+            return x + dropout(y) if self.norm_first else norm(x + dropout(y))
+
+        before = LayerCache() if cache is None else cache
+        norm = LayerNorm(name="norm1")
+        y, tokens = attention("self_attention")(
+            read(norm, x), mask=_of_keys(mask), causal=self.causal, cache=before.tokens, train=train
+        )
+        x = add(norm, x, y)
+
+        context = memory if before.memory is None else before.memory
+        known = None
+        if context is not None:
+            norm = LayerNorm(name="norm2")
+            y, known = attention("cross_attention")(
+                read(norm, x), context, mask=_of_keys(memory_mask), train=train
+            )
+            x = add(norm, x, y)
+
+        norm = LayerNorm(name="norm3")
+        feedforward = FeedForward(
+            self.feedforward_features, self.activation, self.dropout_rate, name="feedforward"
+        )
+        return add(norm, x, feedforward(read(norm, x), train=train)), LayerCache(tokens, known)
+
+
+class TokenEmbedding(nn.Module):
+    """Vectors of tokens, times √features, plus vectors of their positions (3.4 and 3.5).
+
+    Attributes:
+        vocab_size: number of tokens.
+        features: width of the vectors.
+        positions: ``sinusoidal`` or ``learned``.
+        max_length: largest number of positions, where they are learned.
+        dropout_rate: share of the sums that is set to zero in training.
+    """
+
+    vocab_size: int
+    features: int
+    positions: str
+    max_length: int
+    dropout_rate: float
+
+    def setup(self) -> None:
+        """Makes the tables."""
+        if self.positions not in ("sinusoidal", "learned"):
+            raise UserError(f"positions={self.positions!r} must be 'sinusoidal' or 'learned'")
+        # Times √features that is 1, as are the positions'; and tied output weights give logits of
+        # about 1.
+        std = self.features**-0.5
+        self.tokens = Embed(self.vocab_size, self.features, std=std)
+        if self.positions == "learned":
+            self.learned = Embed(self.max_length, self.features, std=std)
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def __call__(
+        self, tokens: Tokens, begin: int | Int[Array, ""] = 0, *, train: bool = False
+    ) -> Features:
+        """Returns the vectors of tokens, the first of which stands at position ``begin``."""
+        time = tokens.shape[1]
+        x = self.tokens(tokens) * math.sqrt(self.features)
+        if self.positions == "learned":
+            if time > self.max_length:
+                raise UserError(f"{time} tokens are more than max_length={self.max_length}")
+            x = x + self.learned(begin + jnp.arange(time))
+        else:
+            # In the type of the vectors: a constant must not decide it.
+            exact = jnp.promote_types(x.dtype, jnp.float32)
+            table = sinusoidal((begin + jnp.arange(time)).astype(exact), self.features)
+            x = x + table.astype(x.dtype)
+        return self.dropout(x, deterministic=not train)
+
+    def logits(self, x: Features) -> Float[Array, "batch time vocab"]:
+        """Returns the logits of tokens, the output's weights tied to the tokens' vectors."""
+        return self.tokens.logits(x)
+
+
+def _of_keys(mask: TokenMask | None) -> Bool[Array, "batch 1 1 keys"] | None:
+    return None if mask is None else mask[:, None, None, :]

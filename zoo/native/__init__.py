@@ -1,0 +1,1 @@
+"""C++ functions for the CPU that XLA calls: see ``zoo.native.library``."""

@@ -1,0 +1,50 @@
+"""Forecasting: quantiles of the next values of a series."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from zoo import fields
+from zoo.data.series import load_series
+from zoo.data.vocabulary import Vocabulary
+from zoo.tasks.forecasting.asking import VERBS, Forecast, encode, forecast
+from zoo.tasks.forecasting.page import draw, sections
+from zoo.tasks.forecasting.task import Forecasting
+from zoo.tasks.wing import Wing
+
+__all__ = ["WING", "Forecast", "Forecasting", "forecast"]
+
+
+def _make(
+    model: nn.Module,
+    vocabularies: Mapping[str, Vocabulary],
+    task: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> Forecasting:
+    return Forecasting(model, **task)
+
+
+WING = Wing(
+    name="forecasting",
+    kinds=("forecaster",),
+    fields={},
+    data_fields={
+        "name": fields.Field("co2_weekly", fields.choice("co2_weekly", "series")),
+        **fields.of(
+            load_series,
+            {
+                "context": fields.at_least(2),
+                "horizon": fields.at_least(1),
+                "period": fields.at_least(1),
+            },
+        ),
+    },
+    metrics={"loss": "lowest", "absolute_error": "lowest"},
+    load=load_series,
+    make=_make,
+    encode=encode,
+    verbs=VERBS,
+    draw=draw,
+    sections=sections,
+)

@@ -1,0 +1,1 @@
+"""Weights in files, and in the names and layouts of other libraries."""
