@@ -107,7 +107,8 @@ def test_dropout_is_off_in_evaluation_and_keeps_the_mean_in_training():
 
     keys = jax.random.split(jax.random.key(1), 1000)
     outputs = np.asarray(trained(keys), np.float64)
-    np.testing.assert_array_equal(trained(keys[:3]), outputs[:3].astype(np.float32))
+    # A key decides its output, wherever it stands; in one program, so that sums are rounded alike.
+    np.testing.assert_array_equal(trained(keys[::-1])[::-1], outputs.astype(np.float32))
     standard_error = outputs.std(axis=0) / np.sqrt(len(outputs))
     assert (standard_error > 0).all()
     off = np.abs(outputs.mean(axis=0) - np.asarray(model.apply(variables, x)[0]))
