@@ -29,7 +29,7 @@ OPTIONS = [
 # Enough rows that the 60 steps of the fastest take a while.
 BATCH_SIZES = {
     "cnn": 128, "lstm": 32, "gpt": 8, "transformer": 32, "diffusion": 16,
-    "word_lm": 32, "speech": 16, "forecast": 32, "classify_text": 32,
+    "word_lm": 32, "speech": 16, "forecast": 32, "classify_text": 32, "resnet": 64, "vit": 64,
 }  # fmt: skip
 SEQUENCES = ("word_lm", "speech", "forecast", "classify_text")
 TIMES = {
@@ -178,7 +178,9 @@ def test_killed_ten_times_and_still_the_same_bits(tmp_path, whole, seed):
     "family",
     [
         # Half a minute each, through the same loop and checkpoints as the others.
-        pytest.param(name, marks=pytest.mark.long) if name in SEQUENCES else name
+        pytest.param(name, marks=pytest.mark.long)
+        if name in (*SEQUENCES, "resnet", "vit")
+        else name
         for name in TINY
         if name != "cnn"
     ],
