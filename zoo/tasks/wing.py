@@ -141,6 +141,12 @@ def read_each(files: Iterable[Any], read: Callable[[Any], Any]) -> list[Any]:
     return made
 
 
+def say_unknown(words: Sequence[str], say: Say) -> None:
+    """Tells the user which words of an input a run reads as the unknown word, if there are any."""
+    if words:
+        say(f"not in the vocabulary, read as unknown: {', '.join(words)}")
+
+
 Likeliest = list[tuple[str, float]]
 
 

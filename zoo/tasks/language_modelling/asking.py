@@ -13,7 +13,7 @@ from zoo.data import sentences
 from zoo.decoding import beam_search, stream
 from zoo.errors import UserError
 from zoo.tasks.loaded import Loaded
-from zoo.tasks.wing import Answer, Say, Verb, add_inputs, add_numbers, show_likeliest
+from zoo.tasks.wing import Answer, Say, Verb, add_inputs, add_numbers, say_unknown, show_likeliest
 from zoo.training.layout import jit
 
 
@@ -144,14 +144,9 @@ def _spelling(loaded: Loaded) -> tuple[int | None, Callable[[int], str]]:
     return None, loaded.vocabularies["characters"].symbols.__getitem__
 
 
-def _say_unknown(loaded: Loaded, text: str, say: Say) -> None:
-    if unknown := unknown_words(loaded, text):
-        say(f"not in the vocabulary, read as unknown: {', '.join(unknown)}")
-
-
 def _predict(loaded: Loaded, options: argparse.Namespace, say: Say) -> Iterator[Answer]:
     for text in options.inputs:
-        _say_unknown(loaded, text, say)
+        say_unknown(unknown_words(loaded, text), say)
     return show_likeliest(options.inputs, [next_words(loaded, text) for text in options.inputs])
 
 
@@ -171,7 +166,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(loaded: Loaded, options: argparse.Namespace, say: Say) -> Iterator[Answer]:
-    _say_unknown(loaded, options.prompt, say)
+    say_unknown(unknown_words(loaded, options.prompt), say)
     symbols = generate(
         loaded,
         options.prompt,

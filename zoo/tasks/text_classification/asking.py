@@ -15,6 +15,7 @@ from zoo.tasks.wing import (
     Verb,
     add_inputs,
     likeliest,
+    say_unknown,
     show_likeliest,
 )
 from zoo.training.layout import jit
@@ -43,8 +44,7 @@ def predict(loaded: Loaded, texts: Sequence[str], *, most: int = 5) -> list[Like
 
 def _answer(loaded: Loaded, options: argparse.Namespace, say: Say) -> Iterator[Answer]:
     for text in options.inputs:
-        if unknown := unknown_words(text, loaded.vocabularies["words"]):
-            say(f"not in the vocabulary, read as unknown: {', '.join(unknown)}")
+        say_unknown(unknown_words(text, loaded.vocabularies["words"]), say)
     return show_likeliest(options.inputs, predict(loaded, options.inputs))
 
 
