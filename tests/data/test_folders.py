@@ -32,7 +32,8 @@ def names(files):
 
 
 def test_a_folder_of_classes_is_divided_by_class_and_for_good(tmp_path):
-    classes, splits = folders.read_folder(fill(tmp_path / "a"), 0.0)
+    found = folders.read_folder(fill(tmp_path / "a"), 0.0)
+    classes, splits = found.classes, found.splits
     assert classes == ("cat", "dog")
     assert {split: len(files) for split, files in splits.items()} == {
         "train": 32, "validation": 4, "test": 4,
@@ -41,22 +42,22 @@ def test_a_folder_of_classes_is_divided_by_class_and_for_good(tmp_path):
         assert files.labels.count(0) == files.labels.count(1)
     everything = [names(files) for files in splits.values()]
     assert len(set.union(*everything)) == 40 == sum(map(len, everything))
-    _, again = folders.read_folder(fill(tmp_path / "b"), 0.0)
+    again = folders.read_folder(fill(tmp_path / "b"), 0.0).splits
     assert all(names(again[split]) == names(splits[split]) for split in splits)
 
 
 def test_one_more_image_moves_few_others(tmp_path):
-    _, before = folders.read_folder(fill(tmp_path / "a", count=50), 0.0)
-    _, after = folders.read_folder(fill(tmp_path / "b", count=51), 0.0)
+    before = folders.read_folder(fill(tmp_path / "a", count=50), 0.0).splits
+    after = folders.read_folder(fill(tmp_path / "b", count=51), 0.0).splits
     assert len(names(before["train"]) - names(after["train"])) <= 4
 
 
 def test_splits_of_its_own_stay(tmp_path):
     for split, count in (("train", 10), ("test", 3)):
         fill(tmp_path / split, count=count)
-    _, splits = folders.read_folder(tmp_path, 0.0)
+    splits = folders.read_folder(tmp_path, 0.0).splits
     assert {split: len(files) for split, files in splits.items()} == {"train": 20, "test": 6}
-    _, splits = folders.read_folder(tmp_path, 0.2)
+    splits = folders.read_folder(tmp_path, 0.2).splits
     assert {s: len(f) for s, f in splits.items()} == {"train": 16, "test": 6, "validation": 4}
 
 
