@@ -189,16 +189,19 @@ def _arrays(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, Any
     """Returns the names of all arrays of an npz file, and those arrays that are wanted."""
     name = ""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ImageError(
-                    f"{shown(path)} holds one array, as np.save writes it: write the images and "
-                    "the labels with np.savez(file, x=images, y=labels)"
-                )
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ImageError(
+                f"{shown(path)} holds one array, as np.save writes it: write the images and the "
+                "labels with np.savez(file, x=images, y=labels)"
+            )
+        with loaded as arrays:
             held = {}
             for name in wanted:
                 if name in arrays.files:
                     held[name] = arrays[name]
+                    if not isinstance(held[name], np.ndarray):  # numpy gives the bytes
+                        raise ValueError("it is no array")
             return sorted(arrays.files), held
     except ImageError:
         raise

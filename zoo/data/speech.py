@@ -534,7 +534,7 @@ def without_short(dataset: Dataset, count_frames: Callable[[int], int]) -> Datas
         for example in (source[index] for index in range(len(source))):
             text = example["digits"] if spoken else example["text"]
             samples = len(example["sound"]) if spoken else example["samples"]
-            frames, needed = count_frames(samples), _frames_needed(text)
+            frames, needed = max(0, count_frames(samples)), _frames_needed(text)
             if frames >= needed:
                 sources[split].append(example)
             else:
