@@ -208,7 +208,7 @@ def _arrays(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, Any
     except Exception as error:  # zipfile, zlib and numpy's header each have errors of their own
         where = f"{shown(path)}, array {name!r}," if name else shown(path)
         raise ImageError(
-            f"{where} cannot be read as an npz file of plain arrays: {error}"
+            f"{where} cannot be read as an npz file of plain arrays: {str(error) or repr(error)}"
         ) from error
 
 
