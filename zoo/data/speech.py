@@ -23,6 +23,7 @@ from jaxtyping import Float32, UInt8
 from zoo.data.columns import read_columns
 from zoo.data.datasets import Dataset, token_array
 from zoo.data.files import check_file, shown
+from zoo.data.reading import composed
 from zoo.data.sources import DataError, Example, Source
 from zoo.data.transforms import Transform
 from zoo.data.vocabulary import Vocabulary
@@ -467,7 +468,7 @@ def _read_rows(table: Path) -> list[_Row]:
         file = table.parent / row["file"]
         if not os.path.isfile(file):
             raise DataError(f"{table}, line {number}: there is no file {shown(file)}")
-        rows.append(_Row(row["split"], file, row["text"]))
+        rows.append(_Row(row["split"], file, composed(row["text"])))
     return rows
 
 
