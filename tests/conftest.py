@@ -20,6 +20,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# The tests are of the kernels, where one does not say otherwise.
+os.environ.setdefault("ZOO_KERNELS", "on")
+
 # What several tests compile, such as a family's step, is compiled once a session; xdist's workers
 # inherit the folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
