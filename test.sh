@@ -107,7 +107,7 @@ say "lint-imports"
 # Its cache outlives a module that was added, and then finds arrows that are not there.
 "$venv/bin/lint-imports" --no-logo --no-cache
 if [[ $# -eq 0 ]]; then
-    run pytest --numprocesses=2 --cov
+    run pytest --numprocesses=2 --dist=loadgroup --cov
 else
     run pytest "$@"
 fi

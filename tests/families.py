@@ -1,5 +1,7 @@
 """The configs of all families, so small that a run takes seconds."""
 
+import pytest
+
 TINY = {
     "cnn": [
         "--config.model.features=(4, 4, 4)", "--config.model.hidden_features=8",
@@ -47,3 +49,11 @@ TINY = {
         "--config.model.text_layers=1", "--config.task.sampling_steps=2",
     ],
 }  # fmt: skip
+
+
+def in_one_worker(name):
+    """A parameter of tests; what belongs to a family is compiled once if one worker has it all."""
+    return pytest.param(name, marks=pytest.mark.xdist_group(name))
+
+
+EACH = [in_one_worker(name) for name in TINY]

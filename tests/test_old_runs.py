@@ -15,6 +15,7 @@ import pytest
 import zoo
 from zoo import building, cli, inference
 from zoo.config import check
+from zoo.errors import UserError
 from zoo.tasks import language_modelling
 
 ARCHIVE = Path(__file__).with_name("runs_of_0_1_0.tar.gz")
@@ -35,6 +36,18 @@ def test_it_is_loaded_evaluated_and_reported(old, capsys):
         assert found["metrics"][name] == pytest.approx(value, rel=1e-4), name
     cli.main(["report", str(old), f"--out={old}/page.html"])
     assert "test loss" in capsys.readouterr().out
+
+
+def test_it_is_not_evaluated_on_texts_of_other_symbols(tmp_path):
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    old = tmp_path / "lstm"
+    config = building.read_config(old).copy_and_resolve_references()
+    (tmp_path / "play.txt").write_text("ABC abc, äöü!\n" * 3000)
+    with config.unlocked():
+        config.data.name, config.data.path = "text", str(tmp_path / "play.txt")
+    with pytest.raises(UserError, match="the 13 characters of .* are not the 65 of the run"):
+        inference.evaluate(old, config)
 
 
 def test_it_is_exported_and_taken_up_again(old, tmp_path):

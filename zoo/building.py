@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +74,8 @@ def wing_of(config: ConfigDict) -> Wing:
 def with_data(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
     """Describes the data, and fills in numbers of classes or symbols that the config leaves at 0.
 
+    Examples from which the model cannot learn are left out of the data, which say so.
+
     Raises:
         UserError: the data are missing, or the config gives fewer classes than the data have.
     """
@@ -88,7 +91,7 @@ def with_data(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
                 f"model.{name}={given} is fewer than the {found} of data.name={dataset.name!r}: "
                 f"give {found}, or 0 to take it from the data"
             )
-    return config, dataset
+    return config, wing.select(_model(config), dataset)
 
 
 def lengths(config: ConfigDict, dataset: data.Dataset) -> loop.Lengths:
@@ -132,13 +135,16 @@ def lengths_of(
 
 def build_task(config: ConfigDict, vocabularies: Mapping[str, data.Vocabulary]) -> Task:
     """Makes the model that a checked config names, and joins it with its task."""
-    model, task, own_data = (
+    task, own_data = (
         {name: value for name, value in config[section].items() if name != "name"}
-        for section in ("model", "task", "data")
+        for section in ("task", "data")
     )
-    families = catalog(config.extensions).families
-    module = create_model(config.model.name, families, **model)
-    return wing_of(config).make(module, vocabularies, task, own_data)
+    return wing_of(config).make(_model(config), vocabularies, task, own_data)
+
+
+def _model(config: ConfigDict) -> nn.Module:
+    attributes = {name: value for name, value in config.model.items() if name != "name"}
+    return create_model(config.model.name, catalog(config.extensions).families, **attributes)
 
 
 def build(config: ConfigDict, dataset: data.Dataset) -> Parts:

@@ -82,6 +82,7 @@ def evaluate(
     # This comes before the data, as in ``zoo.run``, because it configures the process.
     loaded = load(workdir, checkpoint=checkpoint)
     config, dataset = building.with_data(config)
+    _check_symbols(loaded, dataset)
     dataset.open(split)
     settings = configs.settings(config)
     layout = Layout(make_mesh(settings.devices), building.family_of(config).placement)
@@ -90,6 +91,23 @@ def evaluate(
     scores = evaluator.scores(loaded.params, loaded.model_state, split)
     metrics |= scores.pop("metrics", {})
     return {"split": split, "step": loaded.step, "metrics": metrics} | scores
+
+
+def _check_symbols(loaded: Loaded, dataset: data.Dataset) -> None:
+    """Raises UserError if a number of the data stands for another symbol than in the run.
+
+    Classes may be named otherwise, because a model does not read them.
+    """
+    for name, known in loaded.vocabularies.items():
+        found = dataset.vocabularies.get(name)
+        if known.kind != "class name" and found is not None and found.symbols != known.symbols:
+            new = [symbol for symbol in found.symbols if symbol not in known.numbers]
+            raise UserError(
+                f"the {len(found)} {known.kind}s of data.name={dataset.name!r} are not the "
+                f"{len(known)} of the run, so the model would read other {known.kind}s than are "
+                f"there{f' (new are {new[:5]})' if new else ''}: evaluate the data that it was "
+                "trained on"
+            )
 
 
 def describe_models(pattern: str = "*") -> list[dict[str, Any]]:

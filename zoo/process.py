@@ -35,15 +35,20 @@ def tune_allocator() -> str:
     return "allocator keeps memory"
 
 
+def cache_folder() -> Path:
+    """Returns the folder of what can be made again, inside the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "jax-model-zoo"
+
+
 def compilation_cache_folder() -> Path:
     """Returns the folder for compiled programs, inside the user's cache folder.
 
     A program that is compiled on a CPU is specific to the processor, and only the same compiler can
     read it. The name of the folder therefore includes both.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     processor = "-".join(re.findall(r"[a-z0-9]+", processor_model().lower()))
-    return root / "jax-model-zoo" / f"jaxlib-{importlib.metadata.version('jaxlib')}-{processor}"
+    return cache_folder() / f"jaxlib-{importlib.metadata.version('jaxlib')}-{processor}"
 
 
 def remove_unfinished(folder: Path) -> None:

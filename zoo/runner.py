@@ -105,6 +105,8 @@ def run(
     # This comes before the data, because the threads of their reader would each use its own heap.
     told = building.start_jax(config)
     config, dataset = building.with_data(config)
+    for note in dataset.notes:
+        console.print(note)
     steps_per_epoch = building.lengths(config, dataset).steps_per_epoch
     folder = claim(
         lambda saved: configs.differences(

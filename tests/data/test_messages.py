@@ -57,3 +57,19 @@ def test_messages_of_ones_own(tmp_path):
         load(path=str(file))
     with pytest.raises(DataError, match="Did you mean 'sms_spam'"):
         load(name="sms_spm")
+
+
+def test_classes_of_json_are_named_as_json_writes_them(tmp_path):
+    file = tmp_path / "own.jsonl"
+    for values in (("0", "1"), ("false", "true"), ("-1", "0.5"), ('"no"', "null")):
+        file.write_text(
+            "".join(f'{{"text": "note {i}", "label": {values[i % 2]}}}\n' for i in range(100))
+        )
+        if "null" in values:
+            with pytest.raises(DataError, match="line 2: the column 'label' is empty"):
+                load(name="messages", path=str(file))
+        else:
+            dataset = load(name="messages", path=str(file))
+            assert dataset.vocabularies["classes"].symbols == tuple(sorted(values))
+            source = dataset.open("train")
+            assert {source[i]["label"].item() for i in range(len(source))} == {0, 1}

@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,48 @@ def test_unknown_letters_and_long_words_are_named():
         encode_source("naïve", letters, 20)
     with pytest.raises(DataError, match="between 1 and 3"):
         encode_source("abcd", letters, 3)
+
+
+def test_what_is_left_out_is_said_with_its_field(tmp_path):
+    file = tmp_path / "pairs.tsv"
+    words = [f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(200)]
+    rows = [f"{word}\tx y" for word in words] + [f"{word * 3}\tx y" for word in words[:20]]
+    rows += [f"{word}\t{'z ' * 5}" for word in words[:10]] + ["\tx", "w\t "]
+    file.write_text("source\ttarget\n" + "\n".join(rows))
+
+    def own(**fields):
+        return load(name="pairs", path=str(file), **fields)
+
+    shares = {"test_fraction": 0.2, "validation_fraction": 0.2}
+    assert own(**shares).notes == ("2 pairs with an empty source or target are left out",)
+    dataset = own(max_source_length=8, max_target_length=4, **shares)
+    assert sum(dataset.sizes.values()) == 200
+    assert dataset.notes[1:] == (
+        "data.max_source_length=8 leaves out 20 of 232 pairs, whose source has 9 to 9 characters",
+        "data.max_target_length=4 leaves out 10 of 232 pairs, whose target has 5 to 5 symbols",
+    )
+    for fields, words in (
+        ({"max_source_length": 2}, "no pair is left: .*data.max_source_length=2 leaves out 230"),
+        ({"max_target_length": 1}, "no pair is left: .*data.max_target_length=1 leaves out 230"),
+        ({"test_fraction": 0.0}, "the test split .* raise data.test_fraction=0.0"),
+        ({"validation_fraction": 0.0}, "the validation split .* raise data.validation_fraction=0"),
+        ({"test_fraction": 0.999, "max_source_length": 8},
+         "the train split .* give more pairs; .*data.max_source_length=8 leaves out 20"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            own(**{**shares, **fields})
+
+
+def test_a_source_is_the_same_however_its_accents_are_written(tmp_path):
+    rows = "".join(f"na\xefve {i}\t\xe9\n" for i in range(200))
+    file = tmp_path / "pairs.tsv"
+    made = []
+    for form in ("NFC", "NFD"):
+        file.write_text("source\ttarget\n" + unicodedata.normalize(form, rows), encoding="utf-8")
+        made.append(load(name="pairs", path=str(file), test_fraction=0.2, validation_fraction=0.2))
+    assert made[0].vocabularies == made[1].vocabularies
+    assert made[0].sizes == made[1].sizes
+    letters = made[0].vocabularies["source"]
+    np.testing.assert_array_equal(
+        encode_source("nai\u0308ve 1", letters, 20), encode_source("na\xefve 1", letters, 20)
+    )

@@ -21,7 +21,7 @@ def test_missing_values_and_dates_are_filled_along_a_line():
     found = series("2020-01-01,1\n2020-01-08,\n2020-01-15,3\n2020-02-05,6\n2020-02-12,7\n")
     np.testing.assert_allclose(found.values, [1, 2, 3, 4, 5, 6, 7])
     np.testing.assert_array_equal(found.filled, [1, 3, 4])
-    assert found.step == datetime.timedelta(days=7)
+    assert found.steps.length == datetime.timedelta(days=7)
     assert found.date(7) == datetime.date(2020, 2, 19)
 
 

@@ -1,4 +1,5 @@
 import itertools
+import unicodedata
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from zoo import data
 from zoo.data import DataError, Vocabulary, vocabularies_from_json, vocabularies_to_json
 from zoo.data.sentences import load_language
-from zoo.data.text import Windows
+from zoo.data.text import Windows, encode_characters
 
 
 def load(**fields):
@@ -93,3 +94,20 @@ def test_vocabularies_survive_json_and_name_what_they_lack():
     assert vocabulary.decode(vocabulary.encode("ä\nä")) == ["ä", "\n", "ä"]
     with pytest.raises(DataError, match=r"3 characters: 'x', 'y'"):
         vocabulary.encode("xäy")
+
+
+def test_a_file_of_windows_has_the_symbols_of_its_text(tmp_path):
+    lines = ["great was we", "älter na\xefve", "old \u2028 nice"] * 40
+    plain, windows, mac = (tmp_path / name for name in ("plain.txt", "windows.txt", "mac.txt"))
+    plain.write_bytes("\n".join(lines).encode())
+    windows.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    mac.write_bytes(unicodedata.normalize("NFD", "\r".join(lines)).encode())
+    one, *others = (load(name="text", path=str(file), context=8) for file in (plain, windows, mac))
+    for other in others:
+        assert other.vocabularies == one.vocabularies
+        np.testing.assert_array_equal(other.open("train").text, one.open("train").text)
+    known = one.vocabularies["characters"]
+    np.testing.assert_array_equal(encode_characters("nai\u0308ve", known), known.encode("na\xefve"))
+    # A run on the text of a Mac, made when texts were not composed.
+    old = Vocabulary(("a", "e", "i", "n", "v", "\u0308"), "character")
+    assert old.decode(encode_characters("nai\u0308ve", old)) == list("nai\u0308ve")

@@ -1,6 +1,7 @@
 """What holds for every model; a new one joins with a line in ``SMALL``."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,14 @@ SMALL = {
     ),
 }  # fmt: skip
 
-every_model = pytest.mark.parametrize("name", list_models())
+
+
+def one_worker_each(names):
+    """What is compiled for a model is compiled once."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+
+
+every_model = pytest.mark.parametrize("name", one_worker_each(list_models()))
 # Those that are no other's twin when they are small, as ResNet-34 is ResNet-18's; the large
 # MobileNet has the small one's blocks, and takes minutes.
 small_models = list(
@@ -136,9 +144,9 @@ small_models = list(
         if name != "mobilenet_v3_large"
     }.values()
 )[::-1]
-every_small_model = pytest.mark.parametrize("name", small_models)
+every_small_model = pytest.mark.parametrize("name", one_worker_each(small_models))
 every_vision_model = pytest.mark.parametrize(
-    "name", [name for name in small_models if "channels" in defaults(name)]
+    "name", one_worker_each(name for name in small_models if "channels" in defaults(name))
 )
 
 
@@ -162,9 +170,10 @@ def make(name, batch=4):
     return model, variables, x
 
 
+@partial(jax.jit, static_argnums=0)
 def output(model, variables, x):
     """The first result, compiled; the second, where there is one, is a cache."""
-    return jax.jit(lambda variables, x: _first(model.apply(variables, *x)))(variables, x)
+    return _first(model.apply(variables, *x))
 
 
 def _first(made):

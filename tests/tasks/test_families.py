@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import TINY
+from families import EACH, TINY, in_one_worker
 
 import zoo
 from zoo import building, cli, commands, inference
@@ -26,7 +26,7 @@ from zoo.tasks import (
 )
 from zoo.training.step import make_train_step
 
-every_family = pytest.mark.parametrize("family", TINY)
+every_family = pytest.mark.parametrize("family", EACH)
 
 
 def config(family, *overrides):
@@ -52,7 +52,7 @@ def compilations():
     log.removeHandler(handler)
 
 
-@pytest.fixture(scope="module", params=list(TINY))
+@pytest.fixture(scope="module", params=EACH)
 def finished(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp(request.param)
     with compilations() as compiled:
@@ -218,7 +218,7 @@ def test_commands_ask_runs_and_refuse_others(finished, tmp_path):
                 ask()
 
 
-@pytest.mark.parametrize("finished", ["word_lm"], indirect=True)
+@pytest.mark.parametrize("finished", [in_one_worker("word_lm")], indirect=True)
 def test_words_are_continued_and_unknown_ones_are_said(finished, capsys):
     _, workdir, _, _ = finished
     cli.main(["predict", f"--workdir={workdir}", "Tom Xyzzy", "--json"])
@@ -235,7 +235,7 @@ def test_words_are_continued_and_unknown_ones_are_said(finished, capsys):
     assert "unknown" not in said.err
 
 
-@pytest.mark.parametrize("finished", ["forecast"], indirect=True)
+@pytest.mark.parametrize("finished", [in_one_worker("forecast")], indirect=True)
 def test_a_forecast_is_a_table_and_a_plot(finished, tmp_path, capsys):
     _, workdir, _, _ = finished
     series, plot = tmp_path / "co2.csv", tmp_path / "ahead.png"

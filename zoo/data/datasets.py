@@ -25,6 +25,8 @@ class Dataset:
         transform: returns the transform of an example; its argument says whether to train.
         order: ``shuffled`` shuffles every epoch anew; with ``lanes``, every row of a batch
             continues where the same row of the previous batch ended.
+        notes: what the user should know of the data, such as the number of examples that are left
+            out and why; a line each.
         without_validation: what a user can do when there is no validation split; the words follow
             the statement that there is none.
     """
@@ -36,6 +38,7 @@ class Dataset:
     open_split: Callable[[str], Source]
     transform: Callable[[bool], Transform]
     order: str = "shuffled"
+    notes: tuple[str, ...] = ()
     without_validation: str = ""
 
     def open(self, split: str) -> Source:

@@ -16,6 +16,7 @@ def load_images(
     data_dir: str = "",
     path: str = "",
     validation_fraction: float = 0.0,
+    skip_broken: int = 0,
     transform: str = "seed",
     **options: Any,
 ) -> Dataset:
@@ -28,6 +29,7 @@ def load_images(
         path: where your own data are, for ``image_folder`` and ``npz``; empty for other names.
         validation_fraction: share of the train split of a TFDS data set, or of a folder, that
             becomes ``validation``.
+        skip_broken: number of broken images that an ``image_folder`` may have; they are left out.
         transform: see ``zoo.data.transforms.make_transform``.
         **options: the options of the transform.
 
@@ -35,16 +37,18 @@ def load_images(
         DataError: the data are absent, or a field has no meaning for them.
     """
     if name == "digit_scenes":
-        if path or validation_fraction:
+        if path or validation_fraction or skip_broken:
             raise DataError(
-                f"data.path={path!r}, data.validation_fraction={validation_fraction} have no "
-                "meaning for data.name='digit_scenes': leave them empty and 0"
+                f"data.path={path!r}, data.validation_fraction={validation_fraction}, "
+                f"data.skip_broken={skip_broken} have no meaning for data.name='digit_scenes': "
+                "leave them empty and 0"
             )
         return load_scene_digits(data_dir=data_dir)
     where: dict[str, Any] = {
         "data_dir": data_dir or None,
         "path": path or None,
         "validation_fraction": validation_fraction,
+        "skip_broken": skip_broken,
     }
     info = describe(name, **where)
     return Dataset(
@@ -54,6 +58,7 @@ def load_images(
         model_fields={"num_classes": info.num_classes},
         open_split=functools.partial(open_source, name, **where),
         transform=lambda train: image_transform(transform, train=train, **options),
+        notes=info.notes,
         without_validation=" (data.validation_fraction makes one)",
     )
 

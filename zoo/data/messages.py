@@ -7,6 +7,7 @@ import numpy as np
 
 from zoo.data.columns import read_columns
 from zoo.data.datasets import Dataset, token_array
+from zoo.data.reading import composed
 from zoo.data.sentences import UNKNOWN, encode, frequent_words, unknown
 from zoo.data.sources import DataError, Example, split_of
 from zoo.data.text import embedded_text
@@ -36,10 +37,11 @@ def load_messages(
 
     Args:
         name: ``sms_spam`` comes with the package; ``messages`` is your own file.
-        path: the file for ``messages``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in
-            UTF-8.
+        path: the file for ``messages``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; see
+            ``zoo.data.columns.read_columns``.
         text_column: name of the column, or key, with the texts.
-        label_column: name of the column, or key, with the classes.
+        label_column: name of the column, or key, with the classes. A number, ``true`` or ``false``
+            of JSON is a class of that name.
         max_length: number of words that are read of a text; the rest is ignored.
         vocabulary_size: largest number of symbols.
 
@@ -55,7 +57,7 @@ def load_messages(
                 f"data.path={path!r} has no meaning for data.name='sms_spam': use "
                 "data.name='messages' for your own texts"
             )
-        lines = embedded_text("sms_spam.tsv.gz").splitlines()
+        lines = embedded_text("sms_spam.tsv.gz").rstrip("\n").split("\n")
         pairs: Messages = [
             (text, label) for label, _, text in (line.partition("\t") for line in lines)
         ]
@@ -129,9 +131,11 @@ def read_messages(path: str, text_column: str, label_column: str) -> Messages:
     Raises:
         DataError: see ``read_columns``, or a cell is empty.
     """
-    rows = read_columns(path, (text_column, label_column), ("text_column", "label_column"))
+    rows = read_columns(
+        path, (text_column, label_column), ("text_column", "label_column"), values=(label_column,)
+    )
     for number, row in rows:
         for column, cell in row.items():
             if not cell.strip():
                 raise DataError(f"{path}, line {number}: the column {column!r} is empty")
-    return [(row[text_column], row[label_column]) for _, row in rows]
+    return [(composed(row[text_column]), composed(row[label_column])) for _, row in rows]

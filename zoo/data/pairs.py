@@ -11,6 +11,7 @@ from jaxtyping import Int32
 
 from zoo.data.columns import read_columns
 from zoo.data.datasets import Dataset, token_array
+from zoo.data.reading import composed
 from zoo.data.sources import DataError, Example, split_of
 from zoo.data.text import embedded_text
 from zoo.data.vocabulary import Vocabulary
@@ -40,12 +41,14 @@ def load_pairs(
     """Describes pairs of sequences; all targets of a source are in the same split.
 
     A source is read as characters. The tokens 0, 1 and 2 are padding, begin and end. Pairs that
-    exceed one of the largest lengths are left out.
+    exceed one of the largest lengths, or have nothing on one side, are left out; the notes of the
+    data set say how many.
 
     Args:
         name: ``cmudict``, English words and their phonemes, comes with the package; ``pairs`` is
             your own file.
-        path: the file for ``pairs``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; in UTF-8.
+        path: the file for ``pairs``: ``.csv`` or ``.tsv`` with a header, or ``.jsonl``; see
+            ``zoo.data.columns.read_columns``.
         source_column: name of the column, or key, with the sources.
         target_column: name of the column, or key, with the targets.
         target_symbols: how a target of ``pairs`` is split: at spaces (``words``) or into
@@ -57,8 +60,9 @@ def load_pairs(
         test_fraction: share of the sources in ``test``.
 
     Raises:
-        DataError: the file is absent, a line is wrong (the message names it), or a field has no
-            meaning.
+        DataError: the file is absent, a line is wrong (the message names it), a field has no
+            meaning, or no pair is left for a split; the message names the fields that left them
+            out.
     """
     if name not in NAMES:
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
@@ -73,12 +77,7 @@ def load_pairs(
         if not path:
             raise DataError("data.name='pairs' needs data.path: give a .csv, .tsv or .jsonl file")
         pairs = read_pairs(path, source_column, target_column, target_symbols)
-    short = {
-        source: kept
-        for source, targets in pairs.items()
-        if 0 < len(source) <= max_source_length
-        and (kept := [target for target in targets if 0 < len(target) <= max_target_length])
-    }
+    short, notes = _short(pairs, max_source_length, max_target_length)
     limits = {"test": test_fraction, "validation": test_fraction + validation_fraction}
     divided: dict[str, dict[str, list[tuple[str, ...]]]] = {
         "train": {}, "validation": {}, "test": {},
@@ -87,7 +86,13 @@ def load_pairs(
         divided[split_of(source, limits)][source] = targets
     for split, chosen in divided.items():
         if not chosen:
-            raise DataError(f"the {split} split of data.name={name!r} is empty: give more pairs")
+            field = (
+                f"data.{split}_fraction={test_fraction if split == 'test' else validation_fraction}"
+            )
+            fix = "give more pairs" if split == "train" else f"give more pairs, or raise {field}"
+            raise DataError(
+                f"the {split} split of data.name={name!r} is empty: " + "; ".join((fix, *notes))
+            )
     # Symbols of all splits. A symbol that only a test source has is no error; it is never learnt.
     sources = Vocabulary((*_SPECIAL, *_symbols(short)), "character")
     targets_ = Vocabulary(
@@ -117,7 +122,44 @@ def load_pairs(
         model_fields={"source_vocab_size": len(sources), "target_vocab_size": len(targets_)},
         open_split=lambda split: opened[split],
         transform=lambda train: lambda example, generator: example,
+        notes=notes,
     )
+
+
+def _short(
+    pairs: Pairs, max_source_length: int, max_target_length: int
+) -> tuple[Pairs, tuple[str, ...]]:
+    """Returns the pairs that are not too long, and how many are left out and why.
+
+    Raises:
+        DataError: no pair is left; the message names the field that leaves them out.
+    """
+    short: dict[str, list[tuple[str, ...]]] = {}
+    empty, long_sources, long_targets = 0, [], []
+    for source, targets in pairs.items():
+        for target in targets:
+            if not source or not target:
+                empty += 1
+            elif len(source) > max_source_length:
+                long_sources.append(len(source))
+            elif len(target) > max_target_length:
+                long_targets.append(len(target))
+            else:
+                short.setdefault(source, []).append(target)
+    notes = [f"{empty:,} pairs with an empty source or target are left out"] if empty else []
+    count = sum(map(len, pairs.values()))
+    for field, most, lengths, what in (
+        ("max_source_length", max_source_length, long_sources, "source has {} to {} characters"),
+        ("max_target_length", max_target_length, long_targets, "target has {} to {} symbols"),
+    ):
+        if lengths:
+            notes.append(
+                f"data.{field}={most} leaves out {len(lengths):,} of {count:,} pairs, whose "
+                + what.format(min(lengths), max(lengths))
+            )
+    if not short:
+        raise DataError(f"no pair is left: {'; '.join(notes)}")
+    return short, tuple(notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +199,7 @@ def encode_source(text: str, vocabulary: Vocabulary, length: int) -> Int32[np.nd
     Raises:
         DataError: the source is empty or too long, or has characters outside the vocabulary.
     """
+    text = composed(text)
     if not 0 < len(text) <= length:
         raise DataError(f"{text!r} must have between 1 and {length} characters")
     return token_array(vocabulary.encode(text), length)
@@ -170,7 +213,9 @@ def read_cmudict(text: str, *, stress: bool = False) -> Pairs:
         stress: whether to keep the numbers after vowels: 0 none, 1 primary, 2 secondary.
     """
     pairs: dict[str, list[tuple[str, ...]]] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
+        if not line:
+            continue
         word, *phonemes = line.partition(" #")[0].split()
         word = re.sub(r"\(\d+\)$", "", word)
         # Leave out abbreviations and compounds, which are not ordinary spelling.
@@ -193,9 +238,9 @@ def read_pairs(path: str, source_column: str, target_column: str, target_symbols
     for _, row in read_columns(
         path, (source_column, target_column), ("source_column", "target_column")
     ):
-        target = row[target_column]
+        source, target = composed(row[source_column]), composed(row[target_column])
         symbols = tuple(target.split()) if target_symbols == "words" else tuple(target)
-        known = pairs.setdefault(row[source_column], [])
+        known = pairs.setdefault(source, [])
         if symbols not in known:
             known.append(symbols)
     return pairs

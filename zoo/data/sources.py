@@ -48,12 +48,14 @@ class DataInfo:
         sizes: number of examples by split.
         class_names: names of the classes, by label.
         image_shape: height, width and channels.
+        notes: see ``zoo.data.Dataset``.
     """
 
     name: str
     sizes: Mapping[str, int]
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -72,6 +74,7 @@ def describe(
     data_dir: str | None = None,
     path: str | None = None,
     validation_fraction: float = 0.0,
+    skip_broken: int = 0,
 ) -> DataInfo:
     """Describes a data set. A missing one is reported at once and without a network.
 
@@ -82,15 +85,16 @@ def describe(
         path: where the data of ``image_folder`` or ``npz`` are: see ``zoo.data.folders``.
         validation_fraction: share of the train split of a TFDS data set, or of a folder, that
             becomes ``validation``.
+        skip_broken: number of broken images that a folder may have; they are left out.
 
     Raises:
         DataError: the name is unknown, or the data are absent.
     """
-    _check(name, path, validation_fraction)
+    _check(name, path, validation_fraction, skip_broken)
     if name in _OWN:
-        classes, splits = _own(name, str(path), validation_fraction)
+        classes, splits, notes = _own(name, str(path), validation_fraction, skip_broken)
         sizes = {split: len(source) for split, source in splits.items()}
-        return DataInfo(name, sizes, classes, splits["train"][0]["image"].shape)
+        return DataInfo(name, sizes, classes, splits["train"][0]["image"].shape, notes)
     if name in _EMBEDDED:
         arrays = _embedded(name)
         sizes = {split: len(arrays[f"{split}_label"]) for split in ("train", "validation", "test")}
@@ -113,6 +117,7 @@ def open_source(
     data_dir: str | None = None,
     path: str | None = None,
     validation_fraction: float = 0.0,
+    skip_broken: int = 0,
 ) -> Source:
     """Opens a split of a data set; examples are decoded on access.
 
@@ -126,14 +131,21 @@ def open_source(
         data_dir: see ``describe``.
         path: see ``describe``.
         validation_fraction: see ``describe``.
+        skip_broken: see ``describe``.
 
     Raises:
         DataError: see ``describe``, or the data set has no such split.
     """
-    info = describe(name, data_dir=data_dir, path=path, validation_fraction=validation_fraction)
+    info = describe(
+        name,
+        data_dir=data_dir,
+        path=path,
+        validation_fraction=validation_fraction,
+        skip_broken=skip_broken,
+    )
     check_split(name, split, info.sizes)
     if name in _OWN:
-        return _own(name, str(path), validation_fraction)[1][split]
+        return _own(name, str(path), validation_fraction, skip_broken)[1][split]
     if name in _EMBEDDED:
         arrays = _embedded(name)
         return ArraySource(arrays[f"{split}_image"], arrays[f"{split}_label"])
@@ -206,13 +218,17 @@ def check_split(name: str, split: str, sizes: Mapping[str, int]) -> None:
         raise DataError(f"data.name={name!r} has no split {split!r}{hint}; its splits are {known}")
 
 
-def _check(name: str, path: str | None, validation_fraction: float) -> None:
+def _check(name: str, path: str | None, validation_fraction: float, skip_broken: int) -> None:
     if name not in dataset_names():
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, dataset_names())}")
     if name in _OWN and not path:
         raise DataError(f"data.name={name!r} needs data.path, where the images are")
     if path and name not in _OWN:
         raise DataError(f"data.path={path!r} has no meaning for data.name={name!r}: leave it empty")
+    if skip_broken and name != "image_folder":
+        raise DataError(
+            f"data.skip_broken={skip_broken} has no meaning for data.name={name!r}: leave it at 0"
+        )
     if not 0 <= validation_fraction < 1:
         raise DataError(
             f"data.validation_fraction={validation_fraction} must be at least 0 and below 1"
@@ -225,15 +241,15 @@ def _check(name: str, path: str | None, validation_fraction: float) -> None:
 
 
 def _own(
-    name: str, path: str, validation_fraction: float
-) -> tuple[tuple[str, ...], Mapping[str, Source]]:
-    """Returns the classes and the splits of the user's own data."""
+    name: str, path: str, validation_fraction: float, skip_broken: int
+) -> tuple[tuple[str, ...], Mapping[str, Source], tuple[str, ...]]:
+    """Returns the classes, the splits and the notes of the user's own data."""
     where = Path(path).expanduser()
     if name == "image_folder":
-        classes, files = folders.read_folder(where, validation_fraction)
-        return classes, dict(files)
+        found = folders.read_folder(where, validation_fraction, skip_broken)
+        return found.classes, dict(found.splits), found.notes
     classes, arrays = folders.read_npz(where)
-    return classes, {split: ArraySource(*pair) for split, pair in arrays.items()}
+    return classes, {split: ArraySource(*pair) for split, pair in arrays.items()}, ()
 
 
 def _embedded(name: str) -> Mapping[str, np.ndarray]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import importlib.resources
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32
 
 from zoo.data.datasets import Dataset, token_array
+from zoo.data.reading import composed, read_text
 from zoo.data.sources import DataError, Example
 from zoo.data.vocabulary import Vocabulary
 from zoo.errors import did_you_mean
@@ -32,11 +32,11 @@ def load_text(
 
     The first 90 % of the text are ``train``, the next 5 % ``validation`` and the rest ``test``, as
     TFDS divides ``tiny_shakespeare``. Evaluation predicts every character of a split once, except
-    the first.
+    the first. Accents and their letters are one character; see ``zoo.data.reading.composed``.
 
     Args:
         name: ``tiny_shakespeare`` comes with the package; ``text`` is your own file.
-        path: the UTF-8 file for ``text``.
+        path: the text file for ``text``; see ``zoo.data.reading.read_text``.
         context: number of characters in a window, at least 1.
         eval_context: number of characters in a window of evaluation; 0 means ``context``.
         stride: number of characters from the beginning of a training window to that of the next; 0
@@ -44,7 +44,7 @@ def load_text(
         order: ``shuffled`` or ``lanes``; see ``Dataset``.
 
     Raises:
-        DataError: the file is absent, not UTF-8 or too short, or a field has no meaning.
+        DataError: the file is absent, no text file or too short, or a field has no meaning.
     """
     text = _read(name, path)
     stride, eval_context = stride or context, eval_context or context
@@ -60,7 +60,8 @@ def load_text(
         if len(tokens) < shortest:
             raise DataError(
                 f"the {split} split of data.name={name!r} has {len(tokens)} characters, fewer than "
-                f"the {shortest} that a window needs: lower data.context or give a longer text"
+                f"the {shortest} that a window of data.context={context} needs: lower it or give a "
+                "longer text"
             )
     windows = {
         split: (
@@ -79,6 +80,18 @@ def load_text(
         transform=lambda train: lambda example, generator: example,
         order=order,
     )
+
+
+def encode_characters(text: str, vocabulary: Vocabulary) -> Int32[np.ndarray, " length"]:
+    """Returns the numbers of a text's characters.
+
+    Raises:
+        DataError: characters are not in the vocabulary; the message names all of them.
+    """
+    symbols = vocabulary.numbers.keys()
+    # A run that was made before texts were composed may know accents only apart from letters.
+    as_it_is = set(text) <= symbols and not set(composed(text)) <= symbols
+    return vocabulary.encode(text if as_it_is else composed(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,26 +127,6 @@ class Windows:
         }
 
 
-def read_text(path: str | Path) -> str:
-    """Returns the text of a file.
-
-    Raises:
-        DataError: the file is absent, or is not UTF-8; the message names the byte.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        near = [str(other) for other in file.parent.glob("*") if other.is_file()]
-        raise DataError(f"data.path={path}: there is no such file.{did_you_mean(str(path), near)}")
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"data.path={path} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x} "
-            f"({error.reason}). Convert it, for example with `iconv -f latin1 -t utf-8`"
-        ) from error
-
-
 def embedded_text(name: str) -> str:
     """Returns the text of a compressed file that comes with the package."""
     file = importlib.resources.files("zoo.data") / "embedded" / name
@@ -144,7 +137,7 @@ def _read(name: str, path: str) -> str:
     if name == "text":
         if not path:
             raise DataError("data.name='text' needs data.path: give a text file in UTF-8")
-        return read_text(path)
+        return composed(read_text(path))
     if name not in NAMES:
         raise DataError(f"data.name={name!r} is unknown.{did_you_mean(name, NAMES)}")
     if path:

@@ -8,7 +8,8 @@ A family's record names its kind, a task names the kinds that it trains: neither
 - ``encoder_decoder``: ``(source, target, *, source_mask, target_mask, train) -> logits``, and the
   methods ``begin`` and ``step`` for decoding, as ``zoo.models.Transformer``.
 - ``denoiser``: ``(image, step, tokens, *, train) -> prediction``.
-- ``ctc``: ``(samples, lengths, *, train) -> (logits, frames)``.
+- ``ctc``: ``(samples, lengths, *, train) -> (logits, frames)``, and the method ``count_frames``,
+  which returns the number of frames for a number of samples.
 - ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
   ``quantiles``; the attribute ``horizon`` says how many values are forecast.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -65,8 +67,7 @@ class SpeechRecognizer(nn.Module):
         batch, frames, _ = mels.shape
         stacks = frames // self.stack
         x = mels[:, : stacks * self.stack].reshape(batch, stacks, -1)
-        counted = num_frames(lengths, self.window, self.hop) // self.stack
-        counted = jnp.clip(counted, 0, stacks)
+        counted = jnp.clip(self.count_frames(lengths), 0, stacks)
         x, _ = Recurrent(
             "lstm",
             self.features,
@@ -77,3 +78,7 @@ class SpeechRecognizer(nn.Module):
         )(x, lengths=counted, train=train)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return Linear(self.num_symbols, name="output")(x), counted
+
+    def count_frames(self, samples: Any) -> Any:
+        """Returns how many logits a number of samples gets, 0 or less where none does."""
+        return num_frames(samples, self.window, self.hop) // self.stack

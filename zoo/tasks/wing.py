@@ -73,6 +73,8 @@ class Wing:
         encode: turns one input of a finished run into the model's input, by the batch's names.
         verbs: the commands that use a finished run.
         check: raises ConfigError for fields that cannot work together.
+        select: leaves out the examples from which the model cannot learn, and notes their number.
+            It takes the model and the data.
         draw: draws a report's figures as PNG files in the run's folder. It takes the report, the
             folder, the vocabularies and the data.
         sections: returns what the report page shows of a report and of the files in its folder.
@@ -90,6 +92,7 @@ class Wing:
     encode: Callable[[Loaded, Any], dict[str, np.ndarray]]
     verbs: Mapping[str, Verb]
     check: Callable[[ConfigDict, Family], None] = lambda config, family: None
+    select: Callable[[nn.Module, Dataset], Dataset] = lambda model, dataset: dataset
     draw: Callable[[Report, Path, Mapping[str, Vocabulary], Dataset], None] = (
         lambda report, folder, vocabularies, dataset: None
     )

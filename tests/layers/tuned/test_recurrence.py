@@ -38,11 +38,12 @@ def no_kernels(monkeypatch):
 
 
 def plain(cell, inputs, weights, state, counts):
-    """The equations in a loop, written without what is tested."""
+    """The equations of one step after the other, written without what is tested."""
     input_kernel, input_bias, kernel, bias = weights
-    hidden, outputs = state[0], []
-    for t in range(len(inputs)):
-        x, h = inputs[t] @ input_kernel + input_bias, state[0] @ kernel + bias
+
+    def step(state, of_step):
+        inputs, counts = of_step
+        x, h = inputs @ input_kernel + input_bias, state[0] @ kernel + bias
         x, h = (jnp.split(share, {"lstm": 4, "gru": 3}.get(cell, 1), axis=-1) for share in (x, h))
         if cell == "lstm":
             i, f, g, o = map(jnp.add, x, h)
@@ -55,11 +56,12 @@ def plain(cell, inputs, weights, state, counts):
             new = ((jnp.tanh if cell == "rnn" else jax.nn.relu)(x[0] + h[0]),)
         hidden = new[0]
         if counts is not None:
-            new = tuple(jnp.where(counts[t] > 0, n, old) for n, old in zip(new, state, strict=True))
-            hidden = new[0] * counts[t]
-        state = new
-        outputs.append(hidden)
-    return jnp.stack(outputs), state
+            new = tuple(jnp.where(counts > 0, n, old) for n, old in zip(new, state, strict=True))
+            hidden = new[0] * counts
+        return new, hidden
+
+    state, outputs = jax.lax.scan(step, state, (inputs, counts))
+    return outputs, state
 
 
 def recur(cell, *arguments):

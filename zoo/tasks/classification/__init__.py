@@ -25,7 +25,11 @@ DATA_FIELDS: fields.Fields = {
     ),
     **fields.of(
         load_images,
-        {"validation_fraction": fields.FRACTION, "transform": fields.choice(*transform_names())},
+        {
+            "validation_fraction": fields.FRACTION,
+            "skip_broken": fields.at_least(0),
+            "transform": fields.choice(*transform_names()),
+        },
     ),
     **fields.of(
         SeedTransform,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from zoo.data.folders import read_image
+from zoo.data.image_files import read_image
 from zoo.data.images import image_transform
 from zoo.errors import UserError
 from zoo.layers import fuse

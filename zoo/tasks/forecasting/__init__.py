@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from zoo import fields
+from zoo.data.calendars import is_frequency
 from zoo.data.series import load_series
 from zoo.data.vocabulary import Vocabulary
 from zoo.tasks.forecasting.asking import VERBS, Forecast, encode, forecast
@@ -37,6 +38,11 @@ WING = Wing(
                 "context": fields.at_least(2),
                 "horizon": fields.at_least(1),
                 "period": fields.at_least(1),
+                "frequency": fields.Rule(
+                    "empty, or a step that pandas knows, such as '15min', 'h', 'D', 'B' (business "
+                    "days), 'W', 'MS' or 'ME' (months by their start or end), 'QS' or 'YS'",
+                    is_frequency,
+                ),
             },
         ),
     },

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from zoo.data.reading import read_text
 from zoo.data.series import Series, columns, read_series
-from zoo.data.text import read_text
 from zoo.errors import UserError
 from zoo.tasks.forecasting.page import draw_bands
 from zoo.tasks.loaded import Loaded
@@ -25,13 +25,15 @@ class Forecast:
     """A forecast of the values that follow a series.
 
     Attributes:
-        dates: the dates of the forecast values.
+        dates: the dates of the forecast values, which continue the steps of the series. They are
+            ``datetime.datetime`` if steps are shorter than a day.
         probabilities: the probabilities of the quantiles, in increasing order. The middle quantile
             is the forecast.
         quantiles: the quantiles for each date.
         series: the values from which the forecast was made.
         filled: the number of missing values in the whole file that were filled along a straight
             line.
+        notes: the step of the series, and how many values were filled, in words.
     """
 
     dates: tuple[datetime.date, ...]
@@ -39,10 +41,11 @@ class Forecast:
     quantiles: Float32[np.ndarray, "horizon quantiles"]
     series: Float32[np.ndarray, " context"]
     filled: int
+    notes: tuple[str, ...] = ()
 
 
 def encode(loaded: Loaded, given: str) -> dict[str, np.ndarray]:
-    """Returns ``series`` and ``phase`` of the end of a CSV file's series.
+    """Returns ``series`` and ``phase`` of the end of a file's series.
 
     Raises:
         UserError: see ``forecast``.
@@ -55,7 +58,7 @@ def forecast(loaded: Loaded, path: str) -> Forecast:
 
     Args:
         loaded: a run of ``configs/forecast.py``.
-        path: a CSV file with the run's own columns of time and value.
+        path: a ``.csv``, ``.tsv`` or ``.jsonl`` file with the run's own columns of time and value.
 
     Raises:
         UserError: the run is of another task, the file has an error in a line that is named, or
@@ -74,13 +77,14 @@ def forecast(loaded: Loaded, path: str) -> Forecast:
         quantiles=np.asarray(made)[0],
         series=seen["series"],
         filled=len(series.filled),
+        notes=series.notes,
     )
 
 
 def _read(loaded: Loaded, path: str) -> Series:
     fields = loaded.config.data
     names = columns(fields.name, fields.time_column, fields.value_column)
-    return read_series(path, read_text(path), *names)
+    return read_series(path, read_text(path, field=""), *names, fields.frequency)
 
 
 def _end(loaded: Loaded, series: Series, path: str) -> dict[str, np.ndarray]:
@@ -96,7 +100,7 @@ def _end(loaded: Loaded, series: Series, path: str) -> dict[str, np.ndarray]:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", help="CSV files, for what comes next")
+    parser.add_argument("inputs", nargs="+", help="files of series, for what comes next")
     parser.add_argument(
         "--plot", type=png("--plot"), default=None, help="the PNG file to draw the forecast in"
     )
@@ -110,8 +114,8 @@ def _answer(loaded: Loaded, options: argparse.Namespace, say: Say) -> Iterator[A
             {"date": day.isoformat(), **dict(zip(names, map(float, values), strict=True))}
             for day, values in zip(made.dates, made.quantiles, strict=True)
         ]
-        if made.filled:
-            say(f"{file}: {made.filled} missing values are filled in")
+        for note in made.notes:
+            say(note)
         if options.plot:
             draw_bands(options.plot, [{"series": made.series, "quantiles": made.quantiles}])
             say(f"plot in {options.plot}")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.data import sentences
+from zoo.data.text import encode_characters
 from zoo.decoding import beam_search, stream
 from zoo.errors import UserError
 from zoo.tasks.loaded import Loaded
@@ -26,7 +27,7 @@ def encode(loaded: Loaded, given: str) -> dict[str, np.ndarray]:
     if "words" in loaded.vocabularies:
         numbers = [sentences.END, *sentences.encode(given, loaded.vocabularies["words"])]
         return {"tokens": np.asarray(numbers, np.int32)}
-    return {"tokens": loaded.vocabularies["characters"].encode(given)}
+    return {"tokens": encode_characters(given, loaded.vocabularies["characters"])}
 
 
 def generate(

@@ -6,7 +6,8 @@ from typing import Any
 import flax.linen as nn
 
 from zoo import fields
-from zoo.data.speech import load_speech
+from zoo.data.datasets import Dataset
+from zoo.data.speech import load_speech, without_short
 from zoo.data.vocabulary import Vocabulary
 from zoo.tasks.transcription.asking import VERBS, encode, transcribe
 from zoo.tasks.transcription.page import sections
@@ -23,6 +24,10 @@ def _make(
     data: Mapping[str, Any],
 ) -> Transcription:
     return Transcription(model, symbols=vocabularies["symbols"].symbols, **task)
+
+
+def _select(model: Any, dataset: Dataset) -> Dataset:
+    return without_short(dataset, model.count_frames)
 
 
 WING = Wing(
@@ -46,5 +51,6 @@ WING = Wing(
     make=_make,
     encode=encode,
     verbs=VERBS,
+    select=_select,
     sections=sections,
 )

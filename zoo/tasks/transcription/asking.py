@@ -14,7 +14,7 @@ from zoo.training.layout import jit
 
 
 def encode(loaded: Loaded, given: str | Path) -> dict[str, np.ndarray]:
-    """Returns ``samples``, padded to a multiple of training's length, and ``length`` of a WAV file.
+    """Returns ``samples``, padded to a multiple of training's length, and ``length``, of a file.
 
     Raises:
         UserError: the file cannot be read.
@@ -29,7 +29,7 @@ def encode(loaded: Loaded, given: str | Path) -> dict[str, np.ndarray]:
 
 
 def transcribe(loaded: Loaded, files: Sequence[str | Path]) -> list[str]:
-    """Returns what is said in WAV files.
+    """Returns what is said in recordings.
 
     Args:
         loaded: a run of ``configs/speech.py``.
@@ -55,6 +55,8 @@ def _answer(loaded: Loaded, options: argparse.Namespace, say: Say) -> Iterator[A
 
 
 VERBS = {
-    "transcribe": Verb("write down what is said in WAV files", add_inputs("WAV files"), _answer),
-    "predict": Verb("what is said in WAV files", add_inputs("WAV files"), _answer),
+    "transcribe": Verb(
+        "write down what is said in sound files", add_inputs("sound files"), _answer
+    ),
+    "predict": Verb("what is said in sound files", add_inputs("sound files"), _answer),
 }
