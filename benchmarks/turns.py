@@ -1,5 +1,6 @@
 """Turns of the sides, each in a process of its own, and PyTorch's fastest setting."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ def measure(name: str, folder: str, threads: int) -> Measure:
     def measured(side: str, *options: str) -> Any:
         return machine.run_for_json(
             (*program, side, folder, f"--threads={threads}", *options),
+            ZOO_KERNELS=os.environ.get("ZOO_KERNELS", "on"),
             # What one round compiles the next ones need not.
             JAX_COMPILATION_CACHE_DIR=f"{folder}/compiled",
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1",

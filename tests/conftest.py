@@ -20,6 +20,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# The tests are of the kernels, where one does not say otherwise.
+os.environ.setdefault("ZOO_KERNELS", "on")
+
 # Each of xdist's workers has one core: threads of PyTorch and numpy that wait for each other
 # there, while the other worker computes, take most of the time of a convolution.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -24,6 +24,7 @@ __all__ = [
     "make_task",
     "run",
     "save_state",
+    "use_kernels",
 ]
 
 
@@ -35,6 +36,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -
     if config.get("process_settings"):
         # This runs before the first thread starts: that thread would keep a heap of its own.
         process.tune_allocator()
+        library.ask()
         if config.get("platform") in ("auto", "cpu"):
             # This happens while Python imports the rest.
             library.compile_ahead()
@@ -46,6 +48,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, **options: Any) -
 
 def fit(task: Any, **options: Any) -> Any:
     """Trains your own task on your own data: see ``zoo.runner.fit``."""
+    use_kernels()
     from zoo import runner
 
     return runner.fit(task, **options)
@@ -77,6 +80,17 @@ def load_state(folder: str | Path, like: Any) -> Any:
     from zoo.training import checkpoints
 
     return checkpoints.load_state(folder, like)
+
+
+def use_kernels() -> None:
+    """Lets this process compile and use the C++ kernels of ``zoo.layers``, as runs do.
+
+    Without it, code that only imports ``zoo.layers`` or ``zoo.models`` uses XLA's operations, and
+    nothing is compiled by a C++ compiler. The environment variable ``ZOO_KERNELS`` takes precedence.
+    """
+    from zoo.native import library
+
+    library.ask()
 
 
 def create_model(name: str, **overrides: Any) -> Any:

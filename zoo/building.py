@@ -253,6 +253,7 @@ def start_jax(config: ConfigDict) -> str:
         UserError: the platform is not available, or JAX already runs on another one.
     """
     if config.process_settings:
+        library.ask()
         said = [process.tune_allocator(), library.describe(), _keep_compiled_programs()]
     else:
         os.environ[library.SWITCH] = "off"
@@ -266,7 +267,7 @@ def _keep_compiled_programs() -> str:
     if folder is None:
         folder = process.compilation_cache_folder()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            process.make_private(folder)
             process.remove_unfinished(folder)
         except OSError as error:
             return f"compiled programs not kept ({error})"

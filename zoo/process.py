@@ -67,6 +67,35 @@ def remove_unfinished(folder: Path) -> None:
                 program.unlink()
 
 
+def make_private(folder: Path) -> None:
+    """Makes a folder that only its user can enter; programs are loaded from it.
+
+    Raises:
+        OSError: the folder cannot be made, or belongs to another user.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def write_durably(file: Path, content: bytes) -> None:
+    """Writes a file that only its user can read: completely, or not at all, whatever ends the process.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    new = file.with_name(f"{file.name}.new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    new.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def processor_model() -> str:
     """Returns the name of the processor, such as ``AMD EPYC``, or else its architecture."""
     return _processor("model name") or platform.processor() or platform.machine()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ needs_compiler = pytest.mark.skipif(
 def convolve(tmp_path, **environment):
     """Runs ``CONVOLVE`` with an own cache; returns the kernel's name, and what it logged."""
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")} | environment
+    environment = {key: value for key, value in environment.items() if value is not None}
     done = subprocess.run(
         [sys.executable, "-c", CONVOLVE],
         env=environment,
@@ -54,12 +56,61 @@ def folder_with_compiler(tmp_path, script):
 def test_compiled_once_and_kept(tmp_path):
     name, _ = convolve(tmp_path)
     assert name.startswith("zoo_kernels-winograd-")
-    # Another compiler, which fails, is not asked.
-    folder = folder_with_compiler(tmp_path, "exit 1")
-    again, said = convolve(tmp_path, PATH=folder)
-    assert again == name
-    assert "no kernels" not in said
+    (file,) = (tmp_path / "cache").rglob("*.so")
+    first = file.stat().st_mtime_ns
+    again, said = convolve(tmp_path)
+    assert (again, said, file.stat().st_mtime_ns) == (name, "", first)
     assert not list((tmp_path / "cache").rglob("*.new"))
+    # Only its user reads what is loaded as a program.
+    assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    # Another compiler makes another library.
+    folder = folder_with_compiler(tmp_path, f"exec {shutil.which('c++')} \"$@\"")
+    other, _ = convolve(tmp_path, PATH=f"{folder}:{os.environ['PATH']}")
+    assert other not in (name, "None")
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "flipped", "no checksum"])
+def test_a_damaged_library_is_compiled_anew(tmp_path, damage):
+    name, _ = convolve(tmp_path)
+    (file,) = (tmp_path / "cache").rglob("*.so")
+    content = file.read_bytes()
+    middle = len(content) // 2
+    if damage == "no checksum":
+        file.with_suffix(".sha256").unlink()
+    file.write_bytes(
+        {
+            "empty": b"",
+            "garbage": b"garbage" * 1000,
+            "cut": content[:middle],
+            "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "no checksum": content[:-100],
+        }[damage]
+    )
+    again, said = convolve(tmp_path)
+    assert (again, said) == (name, "")
+    assert len(file.read_bytes()) == len(content)
+
+
+@pytest.mark.parametrize(
+    ("writes", "words"),
+    [
+        ("seq 100000", "invalid ELF header"),
+        ("true", "file too short"),
+        # A library that loads, without the functions; then one that is cut, which ends a process.
+        ("echo 'int x;' | cc -shared -fPIC -x c - -o /dev/stdout", "undefined symbol"),
+        ("echo 'int x;' | cc -shared -fPIC -x c - -o /dev/stdout | head -c 5000", "XLA's"),
+    ],
+)
+def test_a_compiler_that_writes_garbage_is_done_without(tmp_path, writes, words):
+    """The fake compiler finds its output file after the option ``-o``, the last argument."""
+    script = f'for last; do :; done; PATH={os.environ["PATH"]}; ({writes}) > "$last"'
+    name, said = convolve(tmp_path, PATH=folder_with_compiler(tmp_path, script))
+    assert name == "None"
+    assert "XLA's operations are used" in said
+    assert words in said
+    assert not list((tmp_path / "cache").rglob("*.so"))
 
 
 def test_a_compiler_that_fails_is_named_and_done_without(tmp_path):
@@ -81,13 +132,17 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
     [
         ({"PATH": ""}, "no kernels of our own (no C++ compiler: c++, g++, clang++)"),
         ({library.SWITCH: "off"}, "no kernels of our own (ZOO_KERNELS=off)"),
+        ({library.SWITCH: None}, "no kernels of our own (ZOO_KERNELS=off)"),
     ],
 )
 def test_without_kernels_xlas_operations_are_used(tmp_path, monkeypatch, environment, words):
     assert convolve(tmp_path, **environment) == ("None", "")
     assert not (tmp_path / "cache").exists()
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
     assert library.describe() == words
 
 

@@ -1,6 +1,6 @@
 // Products of two matrices' columns, summed over many rows: the gradient of a linear layer's kernel.
 
-#include "kernels.h"
+#include "sizes.h"
 
 namespace zoo {
 namespace {
@@ -109,8 +109,9 @@ void contract(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy, Number
 }
 
 ffi::Error Contract(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Result<Numbers> y) {
-  contract<Number>(pool, x, dy, *y);
-  return ffi::Error::Success();
+  return Sizes().with("x", x, "ri").with("dy", dy, "rf").with("y", *y, "if").then([&] {
+    contract<Number>(pool, x, dy, *y);
+  });
 }
 
 }  // namespace

@@ -161,11 +161,13 @@ inline void pause() {
 // Calls body(item) for items from 0 to count, on all threads of the pool, and waits for the last.
 //
 // The caller works as well and only waits for items that a thread has begun: the pool's threads may
-// all be taken by callers that wait for each other. No template: a body is compiled once.
+// all be taken by callers that wait for each other. No template: a body is compiled once. Memory that
+// a body finds missing on another thread is missing for the caller, which throws it on.
 inline void parallel(xla::ffi::ThreadPool& pool, int64_t count,
                      const std::function<void(int64_t)>& body) {
   struct Progress {
     std::atomic<int64_t> begun{0}, done{0};
+    std::atomic<bool> lacks_memory{false};
     std::mutex mutex;
     std::condition_variable all_done;
   };
@@ -173,19 +175,30 @@ inline void parallel(xla::ffi::ThreadPool& pool, int64_t count,
   auto progress = std::make_shared<Progress>();
   auto work = [progress, count, &body] {
     int64_t mine = 0;
-    for (int64_t item; (item = progress->begun++) < count; ++mine) body(item);
+    for (int64_t item; (item = progress->begun++) < count; ++mine) {
+      try {
+        body(item);
+      } catch (const std::bad_alloc&) {
+        progress->lacks_memory = true;
+      }
+    }
     if (mine == 0 || (progress->done += mine) < count) return;
     std::lock_guard<std::mutex> lock(progress->mutex);
     progress->all_done.notify_one();
   };
   int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule(decltype(work)(work));
+  try {
+    for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule(decltype(work)(work));
+  } catch (const std::bad_alloc&) {
+    // There are fewer helpers: the caller does their share.
+  }
   work();
   // To fall asleep and be woken takes as long as some of the smaller calls.
   auto is_done = [&] { return progress->done == count; };
   for (int turn = 0; turn < kPatience && !is_done(); ++turn) pause();
   std::unique_lock<std::mutex> lock(progress->mutex);
   progress->all_done.wait(lock, is_done);
+  if (progress->lacks_memory) throw std::bad_alloc();
 }
 
 // A matrix whose element (i, j) is at data[i * rows + j * columns].

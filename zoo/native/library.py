@@ -1,8 +1,13 @@
 """Compiles the C++ kernels with the machine's own compiler and registers them with XLA.
 
-The kernels are compiled once for each processor and kept in the same folder as XLA's compiled
-programs. Without a compiler, or with ``ZOO_KERNELS=off`` in the environment, XLA's own operations
-are used. With ``ZOO_KERNELS=no-matrix-unit``, the matrix unit of the processor is not used.
+Nothing is compiled unless it was asked for: ``zoo.run``, ``zoo.fit``, the commands and
+``zoo.use_kernels`` ask, and so does ``ZOO_KERNELS=on`` in the environment. The kernels are compiled
+once for each processor and compiler, and kept in the same folder as XLA's compiled programs. Without
+a compiler, or with ``ZOO_KERNELS=off``, XLA's own operations are used. With
+``ZOO_KERNELS=no-matrix-unit``, the matrix unit of the processor is not used.
+
+A library that is damaged can end the process when it is loaded. So one is loaded only if its
+checksum, which was written beside it once another process had loaded it, is right.
 """
 
 import ctypes
@@ -13,6 +18,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -42,10 +48,25 @@ _FOLDER = Path(__file__).parent
 _COMPILED_AHEAD = ("winograd", "windows", "products")
 _COMPILERS = ("c++", "g++", "clang++")
 # Compile for this processor only. A product and a sum may become one instruction.
-_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
+_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
 _SECONDS = 120
+# Loads a library and finds its functions, in a process of its own.
+_TRY = """
+import ctypes, sys
+try:
+    library = ctypes.CDLL(sys.argv[1])
+    for name in sys.argv[2:]:
+        getattr(library, name)
+except (OSError, AttributeError) as error:
+    raise SystemExit(f"what was compiled cannot be loaded: {error}")
+"""
 # While one thread compiles a source, others wait for it.
 _LOCKS = {source: threading.RLock() for source in SOURCES}
+
+
+def ask() -> None:
+    """Asks for the kernels in this process, unless the environment already decides."""
+    os.environ.setdefault(SWITCH, "on")
 
 
 def compile_ahead() -> None:
@@ -61,7 +82,7 @@ def compile_ahead() -> None:
 def describe() -> str:
     """Describes the available kernels in a few words for a log; compiles nothing."""
     if _is_off():
-        return f"no kernels of our own ({SWITCH}=off)"
+        return f"no kernels of our own ({SWITCH}={os.environ.get(SWITCH, 'off')})"
     compiler = _compiler()
     if compiler is None:
         return f"no kernels of our own (no C++ compiler: {', '.join(_COMPILERS)})"
@@ -70,7 +91,7 @@ def describe() -> str:
 
 
 def can_compile() -> bool:
-    """Returns whether kernels can be used: they are not switched off and there is a compiler."""
+    """Returns whether kernels can be used: they were asked for and there is a compiler."""
     return not _is_off() and _compiler() is not None
 
 
@@ -125,10 +146,10 @@ def _compiled(source: str, dtype: str) -> Path | None:
         return None
     file = _FOLDER / f"{source}.cc"
     contents = [part.read_bytes() for part in (file, *sorted(_FOLDER.glob("*.h")))]
-    made_for = (_OPTIONS, dtype, process.processor_features(), contents)
+    made_for = (_OPTIONS, _identity(compiler), dtype, process.processor_features(), contents)
     version = hashlib.sha256(repr(made_for).encode()).hexdigest()[:16]
     library = process.compilation_cache_folder() / f"kernels-{source}-{version}.so"
-    failure = "" if library.exists() else _compile(compiler, dtype, file, library)
+    failure = "" if _is_whole(library) else _compile(compiler, dtype, file, library)
     if failure:
         _warn(source, failure)
         return None
@@ -150,11 +171,31 @@ def _can_run(source: str, dtype: str) -> bool:
 
 
 def _is_off() -> bool:
-    return os.environ.get(SWITCH) == "off"
+    return os.environ.get(SWITCH, "off") == "off"
 
 
 def _compiler() -> str | None:
     return next(filter(None, map(shutil.which, _COMPILERS)), None)
+
+
+def _identity(compiler: str) -> tuple[str, int, int]:
+    """Tells compilers apart without running them: an update changes the file's size or its time."""
+    file = Path(compiler).resolve()
+    status = file.stat()
+    return str(file), status.st_size, status.st_mtime_ns
+
+
+def _checksum_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _is_whole(library: Path) -> bool:
+    """Returns whether a kept library is the one that was written."""
+    try:
+        expected = _checksum_file(library).read_text(encoding="ascii")
+        return hashlib.sha256(library.read_bytes()).hexdigest() == expected
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _compile(compiler: str, dtype: str, source: Path, library: Path) -> str:
@@ -165,25 +206,35 @@ def _compile(compiler: str, dtype: str, source: Path, library: Path) -> str:
     if not folders:
         return "jaxlib is not installed"
     headers = Path(folders[0]) / "include"
-    options = (*_OPTIONS, f"-I{headers}", f"-DZOO_NUMBER={number}", f"-DZOO_TYPE={xlas}")
+    options = (*_OPTIONS, f"-isystem{headers}", f"-DZOO_NUMBER={number}", f"-DZOO_TYPE={xlas}")
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
+        process.make_private(library.parent)
         with (
-            filelock.FileLock(library.with_suffix(".lock")),
+            filelock.FileLock(library.with_suffix(".lock"), mode=0o600),
             tempfile.TemporaryDirectory() as folder,
         ):
-            if library.exists():  # another process was faster
+            if _is_whole(library):  # another process was faster
                 return ""
             made = Path(folder) / library.name
-            command = [compiler, *options, str(source), "-o", str(made)]
-            done = subprocess.run(
-                command, stderr=subprocess.PIPE, text=True, timeout=_SECONDS, check=False
-            )
-            if done.returncode:
-                return done.stderr
-            # Other processes see the complete file or none.
-            copy = shutil.copyfile(made, library.with_suffix(".new"))
-            copy.replace(library)
+            failure = _fails([compiler, *options, str(source), "-o", str(made)])
+            failure = failure or _fails([sys.executable, "-c", _TRY, str(made), *SOURCES[source.stem]])
+            if failure:
+                return failure
+            content = made.read_bytes()
+            # Other processes see the complete file or none, and its checksum only after it.
+            process.write_durably(library, content)
+            checksum = hashlib.sha256(content).hexdigest()
+            process.write_durably(_checksum_file(library), checksum.encode())
             return ""
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
+
+
+def _fails(command: list[str]) -> str:
+    """Runs a command; returns what it said if it failed, or an empty string."""
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, errors="replace", timeout=_SECONDS, check=False
+    )
+    if done.returncode == 0:
+        return ""
+    return done.stderr.strip() or f"{Path(command[0]).name} ended with {done.returncode}"

@@ -322,11 +322,16 @@ Operand on_the_right(const Numbers& matrix, bool turned = false) {
 
 ffi::Error Multiply(ffi::ThreadPool pool, Numbers left, Numbers right, ffi::Result<Numbers> y,
                     ffi::RemainingArgs finish, bool rectify, bool turned_left, bool turned_right) {
-  Operand of_rows{left.typed_data(), left.dimensions()[1], turned_left};
-  multiply_all(pool, of_rows, on_the_right(right, turned_right), y->dimensions()[0],
-               left.dimensions()[turned_left ? 0 : 1], y->dimensions()[1],
-               Finish<float>(finish, rectify), y->typed_data());
-  return ffi::Error::Success();
+  Sizes sizes = Sizes()
+                    .with("left", left, turned_left ? "dr" : "rd")
+                    .with("right", right, turned_right ? "cd" : "dc")
+                    .with("y", *y, "rc");
+  Finish<float> finishes(finish, rectify, sizes, "rc");
+  return sizes.then([&] {
+    Operand of_rows{left.typed_data(), left.dimensions()[1], turned_left};
+    multiply_all(pool, of_rows, on_the_right(right, turned_right), sizes['r'], sizes['d'],
+                 sizes['c'], finishes, y->typed_data());
+  });
 }
 
 Windows windows_of(const Numbers& x, const Numbers& y, Window window) {
@@ -337,23 +342,25 @@ Windows windows_of(const Numbers& x, const Numbers& y, Window window) {
 ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
                     ffi::RemainingArgs finish, bool rectify, int64_t row_stride,
                     int64_t column_stride, int64_t top, int64_t left) {
-  auto taps = kernel.dimensions(), sizes = y->dimensions();
-  Windows windows = windows_of(x, *y, {taps[0], taps[1], row_stride, column_stride, top, left});
-  Operand of_pixels{x.typed_data(), windows.channels * column_stride, false, &windows};
-  multiply_all(pool, of_pixels, on_the_right(kernel), sizes[0] * sizes[1] * sizes[2],
-               taps[0] * taps[1] * taps[2], taps[3], Finish<float>(finish, rectify),
-               y->typed_data());
-  return ffi::Error::Success();
+  Sizes s = sizes_of(x, kernel, *y, row_stride, column_stride);
+  Finish<float> finishes(finish, rectify, s, "bpqf");
+  return s.then([&] {
+    Windows windows = windows_of(x, *y, {s['i'], s['j'], row_stride, column_stride, top, left});
+    Operand of_pixels{x.typed_data(), windows.channels * column_stride, false, &windows};
+    multiply_all(pool, of_pixels, on_the_right(kernel), s['b'] * s['p'] * s['q'],
+                 s['i'] * s['j'] * s['c'], s['f'], finishes, y->typed_data());
+  });
 }
 
 ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Result<Numbers> dkernel,
                           int64_t row_stride, int64_t column_stride, int64_t top, int64_t left) {
-  auto taps = dkernel->dimensions(), sizes = dy.dimensions();
-  Windows windows = windows_of(x, dy, {taps[0], taps[1], row_stride, column_stride, top, left});
-  Operand of_taps{x.typed_data(), windows.channels * column_stride, true, &windows};
-  multiply_all(pool, of_taps, on_the_right(dy), taps[0] * taps[1] * taps[2],
-               sizes[0] * sizes[1] * sizes[2], taps[3], {}, dkernel->typed_data());
-  return ffi::Error::Success();
+  Sizes s = sizes_of(x, *dkernel, dy, row_stride, column_stride);
+  return s.then([&] {
+    Windows windows = windows_of(x, dy, {s['i'], s['j'], row_stride, column_stride, top, left});
+    Operand of_taps{x.typed_data(), windows.channels * column_stride, true, &windows};
+    multiply_all(pool, of_taps, on_the_right(dy), s['i'] * s['j'] * s['c'],
+                 s['b'] * s['p'] * s['q'], s['f'], {}, dkernel->typed_data());
+  });
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #ifndef ZOO_KERNELS_OUTPUTS_H_
 #define ZOO_KERNELS_OUTPUTS_H_
 
-#include "kernels.h"
+#include "sizes.h"
 
 namespace zoo {
 
@@ -50,12 +50,22 @@ struct Finish {
   bool rectify = false;
 
   Finish() = default;
-  // From no arguments, or scale and shift, or these and the others.
-  Finish(const xla::ffi::RemainingArgs& arguments, bool rectify) : rectify(rectify) {
-    auto at = [&](size_t i) {
-      return i < arguments.size() ? arguments.get<Numbers>(i)->typed_data() : nullptr;
+  // From no arguments, or scale and shift, or these and the others. ``letters``: of the outputs in
+  // ``sizes``, the features last.
+  Finish(const xla::ffi::RemainingArgs& arguments, bool rectify, Sizes& sizes, const char* letters)
+      : rectify(rectify) {
+    sizes.need(arguments.size() == 0 || arguments.size() == 2 || arguments.size() == 3,
+               "a scale, a shift and other numbers are 0, 2 or 3 arrays");
+    auto at = [&](size_t i, const char* name, const char* letters) -> const T* {
+      if (i >= arguments.size()) return nullptr;
+      auto array = arguments.get<Numbers>(i);
+      if (!array.has_value()) return sizes.need(false, "an array has another type"), nullptr;
+      sizes.with(name, *array, letters);
+      return array->typed_data();
     };
-    scale = at(0), shift = at(1), others = at(2);
+    const char* features = letters + std::strlen(letters) - 1;
+    scale = at(0, "scale", features), shift = at(1, "shift", features);
+    others = at(2, "others", letters);
   }
 
   // place: of the first output, among all.

@@ -84,8 +84,9 @@ void convolve(ffi::ThreadPool& pool, const Numbers& x, const Numbers& matrix, Nu
 
 ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers matrix, ffi::Result<Numbers> y,
                     ffi::RemainingArgs finish, bool rectify) {
-  convolve<Number>(pool, x, matrix, *y, Finish<Number>(finish, rectify));
-  return ffi::Error::Success();
+  Sizes sizes = Sizes().with("x", x, "pc").with("matrix", matrix, "cf").with("y", *y, "pf");
+  Finish<Number> finishes(finish, rectify, sizes, "pf");
+  return sizes.then([&] { convolve<Number>(pool, x, matrix, *y, finishes); });
 }
 
 }  // namespace

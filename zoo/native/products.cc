@@ -1,6 +1,6 @@
 // Few rows times a matrix, such as a linear layer's: a matrix that comes from memory is read once.
 
-#include "kernels.h"
+#include "sizes.h"
 
 namespace zoo {
 namespace {
@@ -118,8 +118,9 @@ void multiply(ffi::ThreadPool& pool, const Numbers& x, const Numbers& matrix, Nu
 }
 
 ffi::Error Multiply(ffi::ThreadPool pool, Numbers x, Numbers matrix, ffi::Result<Numbers> y) {
-  multiply<Number>(pool, x, matrix, *y);
-  return ffi::Error::Success();
+  return Sizes().with("x", x, "rd").with("matrix", matrix, "dc").with("y", *y, "rc").then([&] {
+    multiply<Number>(pool, x, matrix, *y);
+  });
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "panels.h"
+#include "sizes.h"
 
 namespace zoo {
 namespace {
@@ -216,7 +217,7 @@ void for_steps(ffi::ThreadPool& pool, const Blocks& blocks, int64_t time, int64_
   });
 }
 
-struct Sizes {
+struct Lengths {
   int64_t time, batch, inputs, units;
 };
 
@@ -228,7 +229,7 @@ int64_t there_and_back(int64_t step, int64_t number, int64_t count) {
 
 template <class T>
 struct Forward {
-  Sizes sizes;
+  Lengths sizes;
   // Without the input's kernel, ``inputs`` are the products with it. They may be where gates go.
   const T *inputs, *input_kernel, *kernel, *input_bias, *bias, *counts, *state[2];
   T *outputs, *last[2];
@@ -238,7 +239,7 @@ struct Forward {
 
 template <class T>
 struct Backward {
-  Sizes sizes;
+  Lengths sizes;
   const T *kernel, *input_kernel, *counts, *gates, *apart, *states[2], *d_outputs, *d_last[2];
   // The inputs' is only there if it is asked for.
   T *d_inputs, *d_gates, *d_h, *d_state[2];
@@ -384,6 +385,8 @@ void run_forward(ffi::ThreadPool& pool, const Forward<T>& call) {
             if (some <= 0) break;
             T* own_cell = cell + row * stride + unit;
             Values<V> values;
+            // A compiler does not see that the gate that sets it is among those that follow.
+            if constexpr (Cell::kApart) values.apart = V{};
             for (int gate = 0; gate < kGates; ++gate) {
               int64_t column = gate * units + unit;
               int64_t at = ((row * kUnits + j) * kGates + gate) * kLanes<T>;
@@ -548,45 +551,66 @@ ffi::Error with_cell(std::string_view name, const Body& body) {
   return ffi::Error::InvalidArgument("no such cell");
 }
 
-// Hands out a call's arrays one after the other.
+// Hands out a call's arrays one after the other, and compares their sizes.
 struct Operands {
   ffi::RemainingArgs& arguments;
   ffi::RemainingRets& results;
+  Sizes& sizes;
   size_t argument = 0, result = 0;
 
-  const Number* next(bool given = true) {
-    return given ? arguments.get<Numbers>(argument++)->typed_data() : nullptr;
+  const Number* next(const char* name, const char* letters, bool given = true) {
+    return given ? read(name, letters, arguments.get<Numbers>(argument++)) : nullptr;
   }
-  Number* next_result(bool given = true) {
-    return given ? (*results.get<Numbers>(result++))->typed_data() : nullptr;
+  Number* next_result(const char* name, const char* letters, bool given = true) {
+    if (!given) return nullptr;
+    auto array = results.get<Numbers>(result++);
+    if (!array.has_value()) return sizes.need(false, "a result is missing"), nullptr;
+    sizes.with(name, **array, letters);
+    return (*array)->typed_data();
+  }
+  void end() {
+    sizes.need(argument == arguments.size() && result == results.size(),
+               "there are more arrays than the cell has");
+  }
+
+ private:
+  const Number* read(const char* name, const char* letters, ffi::ErrorOr<Numbers> array) {
+    if (!array.has_value()) return sizes.need(false, "an array is missing"), nullptr;
+    sizes.with(name, *array, letters);
+    return array->typed_data();
   }
 };
 
+// Letters: time, batch, inputs, units, and the columns of all gates.
+//
 // ([input's kernel], its bias, kernel, bias, inputs or their products, state..., [counts]) ->
 // (outputs, last state..., [gates, [apart], states...])
 ffi::Error RecurForward(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
                         ffi::RemainingRets results, std::string_view cell, bool masked,
                         bool multiplied) {
-  auto kernel = *arguments.get<Numbers>(2 - multiplied);
-  auto inputs = *arguments.get<Numbers>(4 - multiplied);
   return with_cell(cell, [&](auto equations) {
     using Cell = decltype(equations);
     constexpr int kArrays = Cell::kArrays;
-    Operands operands{arguments, results};
-    auto sizes = inputs.dimensions();
-    Forward<Number> call = {{sizes[0], sizes[1], sizes[2], kernel.dimensions()[0]}};
-    call.input_kernel = operands.next(!multiplied), call.input_bias = operands.next();
-    call.kernel = operands.next(), call.bias = operands.next(), call.inputs = operands.next();
-    for (int i = 0; i < kArrays; ++i) call.state[i] = operands.next();
-    call.counts = operands.next(masked);
-    call.outputs = operands.next_result();
-    for (int i = 0; i < kArrays; ++i) call.last[i] = operands.next_result();
+    Sizes sizes;
+    Operands operands{arguments, results, sizes};
+    Forward<Number> call = {};
+    call.input_kernel = operands.next("input kernel", "ig", !multiplied);
+    call.input_bias = operands.next("input bias", "g");
+    call.kernel = operands.next("kernel", "ug"), call.bias = operands.next("bias", "g");
+    call.inputs = operands.next("inputs", multiplied ? "tbg" : "tbi");
+    for (int i = 0; i < kArrays; ++i) call.state[i] = operands.next("state", "bu");
+    call.counts = operands.next("counts", "tbo", masked);
+    call.outputs = operands.next_result("outputs", "tbu");
+    for (int i = 0; i < kArrays; ++i) call.last[i] = operands.next_result("last state", "bu");
     bool kept = results.size() > operands.result;
-    call.gates = operands.next_result(kept);
-    call.apart = operands.next_result(kept && Cell::kApart);
-    for (int i = 0; i < kArrays; ++i) call.states[i] = operands.next_result(kept);
-    run_forward<Cell>(pool, call);
-    return ffi::Error::Success();
+    call.gates = operands.next_result("gates", "tbg", kept);
+    call.apart = operands.next_result("apart", "tbu", kept && Cell::kApart);
+    for (int i = 0; i < kArrays; ++i) call.states[i] = operands.next_result("states", "tbu", kept);
+    operands.end();
+    sizes.let('g', Cell::kGates * sizes['u']);
+    if (masked) sizes.let('o', 1);
+    call.sizes = {sizes['t'], sizes['b'], sizes[multiplied ? 'g' : 'i'], sizes['u']};
+    return sizes.then([&] { run_forward<Cell>(pool, call); });
   });
 }
 
@@ -597,23 +621,27 @@ ffi::Error RecurBackward(ffi::ThreadPool pool, ffi::RemainingArgs arguments,
   return with_cell(cell, [&](auto equations) {
     using Cell = decltype(equations);
     constexpr int kArrays = Cell::kArrays;
-    Operands operands{arguments, results};
+    Sizes sizes;
+    Operands operands{arguments, results, sizes};
     bool wanted = results.size() > 1 + Cell::kApart + kArrays;
-    auto input_kernel = *arguments.get<Numbers>(0), kernel = *arguments.get<Numbers>(wanted);
-    auto sizes = (*arguments.get<Numbers>(wanted + 1)).dimensions();
-    Backward<Number> call = {
-        {sizes[0], sizes[1], input_kernel.dimensions()[0], kernel.dimensions()[0]}};
-    call.input_kernel = operands.next(wanted), call.kernel = operands.next();
-    call.gates = operands.next(), call.apart = operands.next(Cell::kApart);
-    for (int i = 0; i < kArrays; ++i) call.states[i] = operands.next();
-    call.d_outputs = operands.next();
-    for (int i = 0; i < kArrays; ++i) call.d_last[i] = operands.next();
-    call.counts = operands.next(masked);
-    call.d_inputs = operands.next_result(wanted);
-    call.d_gates = operands.next_result(), call.d_h = operands.next_result(Cell::kApart);
-    for (int i = 0; i < kArrays; ++i) call.d_state[i] = operands.next_result();
-    run_backward<Cell>(pool, call);
-    return ffi::Error::Success();
+    Backward<Number> call = {};
+    call.input_kernel = operands.next("input kernel", "ig", wanted);
+    call.kernel = operands.next("kernel", "ug");
+    call.gates = operands.next("gates", "tbg");
+    call.apart = operands.next("apart", "tbu", Cell::kApart);
+    for (int i = 0; i < kArrays; ++i) call.states[i] = operands.next("states", "tbu");
+    call.d_outputs = operands.next("d_outputs", "tbu");
+    for (int i = 0; i < kArrays; ++i) call.d_last[i] = operands.next("d_last", "bu");
+    call.counts = operands.next("counts", "tbo", masked);
+    call.d_inputs = operands.next_result("d_inputs", "tbi", wanted);
+    call.d_gates = operands.next_result("d_gates", "tbg");
+    call.d_h = operands.next_result("d_h", "tbg", Cell::kApart);
+    for (int i = 0; i < kArrays; ++i) call.d_state[i] = operands.next_result("d_state", "bu");
+    operands.end();
+    sizes.let('g', Cell::kGates * sizes['u']);
+    if (masked) sizes.let('o', 1);
+    call.sizes = {sizes['t'], sizes['b'], sizes['i'], sizes['u']};
+    return sizes.then([&] { run_backward<Cell>(pool, call); });
   });
 }
 

@@ -145,18 +145,21 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
 ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
                     ffi::RemainingArgs finish, bool rectify, int64_t row_stride,
                     int64_t column_stride, int64_t top, int64_t left) {
-  auto taps = kernel.dimensions();
-  Window window{taps[0], taps[1], row_stride, column_stride, top, left};
-  convolve<Number>(pool, x, kernel, *y, window, Finish<Number>(finish, rectify));
-  return ffi::Error::Success();
+  Sizes sizes = sizes_of(x, kernel, *y, row_stride, column_stride);
+  Finish<Number> finishes(finish, rectify, sizes, "bpqf");
+  return sizes.then([&] {
+    Window window{sizes['i'], sizes['j'], row_stride, column_stride, top, left};
+    convolve<Number>(pool, x, kernel, *y, window, finishes);
+  });
 }
 
 ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Result<Numbers> dkernel,
                           int64_t row_stride, int64_t column_stride, int64_t top, int64_t left) {
-  auto taps = dkernel->dimensions();
-  Window window{taps[0], taps[1], row_stride, column_stride, top, left};
-  kernel_gradient<Number>(pool, x, dy, *dkernel, window);
-  return ffi::Error::Success();
+  Sizes sizes = sizes_of(x, *dkernel, dy, row_stride, column_stride);
+  return sizes.then([&] {
+    Window window{sizes['i'], sizes['j'], row_stride, column_stride, top, left};
+    kernel_gradient<Number>(pool, x, dy, *dkernel, window);
+  });
 }
 
 }  // namespace

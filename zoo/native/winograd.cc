@@ -401,22 +401,30 @@ void kernel_gradient(ffi::ThreadPool& pool, const Numbers& x, const Numbers& dy,
   });
 }
 
+Sizes sizes_of(const Numbers& x, const Numbers& kernel, const Numbers& y) {
+  return Sizes().with("x", x, "bhwc").with("kernel", kernel, "33cf").with("y", y, "bpqf");
+}
+
 ffi::Error Convolve(ffi::ThreadPool pool, Numbers x, Numbers kernel, ffi::Result<Numbers> y,
                     ffi::RemainingArgs finish, bool rectify, int64_t top, int64_t left) {
-  convolve<Number>(pool, x, kernel, *y, top, left, false, Finish<Number>(finish, rectify));
-  return ffi::Error::Success();
+  Sizes sizes = sizes_of(x, kernel, *y);
+  Finish<Number> finishes(finish, rectify, sizes, "bpqf");
+  return sizes.then(
+      [&] { convolve<Number>(pool, x, kernel, *y, top, left, false, finishes); });
 }
 
 ffi::Error InputGradient(ffi::ThreadPool pool, Numbers dy, Numbers kernel, ffi::Result<Numbers> dx,
                          int64_t top, int64_t left) {
-  convolve<Number>(pool, dy, kernel, *dx, kTaps - 1 - top, kTaps - 1 - left, true, Finish<Number>());
-  return ffi::Error::Success();
+  return sizes_of(*dx, kernel, dy).then([&] {
+    convolve<Number>(pool, dy, kernel, *dx, kTaps - 1 - top, kTaps - 1 - left, true,
+                     Finish<Number>());
+  });
 }
 
 ffi::Error KernelGradient(ffi::ThreadPool pool, Numbers x, Numbers dy, ffi::Result<Numbers> dkernel,
                           int64_t top, int64_t left) {
-  kernel_gradient<Number>(pool, x, dy, *dkernel, top, left);
-  return ffi::Error::Success();
+  return sizes_of(x, *dkernel, dy).then(
+      [&] { kernel_gradient<Number>(pool, x, dy, *dkernel, top, left); });
 }
 
 template <class Binding>
