@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.sharding import SingleDeviceSharding
 
 from zoo import files
 from zoo.errors import DamageWarning, UserError
@@ -130,7 +130,8 @@ class Checkpoints:
         The arrays may be donated at once, because their values are copied before this returns.
         An error of the save before, such as a full disk, is raised here.
         """
-        self._latest.save(step, arrays, progress)
+        # The progress names the best state, so that one has to be there first.
+        self._latest.save(step, arrays, progress, after=self._best)
 
     def save_best(self, step: int, arrays: PyTree, progress: dict[str, Any]) -> None:
         """Starts to save the best state so far, which replaces the previous one."""
@@ -269,8 +270,18 @@ class _Saves:
             self._meet(key=f"{self.folder} is open", timeout_ms=_PATIENCE_MS)
         self.steps = _steps(self.folder)
 
-    def save(self, step: int, arrays: PyTree, progress: dict[str, Any]) -> None:
-        """Starts to save; first waits for the save before, and raises its error."""
+    def save(
+        self,
+        step: int,
+        arrays: PyTree,
+        progress: dict[str, Any],
+        *,
+        after: "_Saves | None" = None,
+    ) -> None:
+        """Starts to save; first waits for the save before, and raises its error.
+
+        The checkpoint gets its name after that which ``after`` is saving.
+        """
         # After a kill the run repeats steps. It reaches the saved states again, bit for bit.
         if step in self.steps:
             return
@@ -286,11 +297,14 @@ class _Saves:
         )
         self.steps.append(step)
         surplus, self.steps = self.steps[: -self._keep], self.steps[-self._keep :]
-        self._saving = step, self._thread.submit(self._complete, step, surplus)
+        other = after._saving[1] if after and after._saving else None
+        self._saving = step, self._thread.submit(self._complete, step, surplus, other)
 
-    def _complete(self, step: int, surplus: list[int]) -> None:
+    def _complete(self, step: int, surplus: list[int], other: "Future[None] | None") -> None:
         """Gives a checkpoint its name once it is on the disk, and then removes older ones."""
         self._writer.wait_until_finished()
+        if other:
+            other.result()
         if self._first:
             unsealed = self.folder / f"{step}.tmp"
             files.seal(unsealed)
@@ -386,8 +400,11 @@ def _older_damage(folder: Path) -> str | None:
             reader.restore(folder, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
         with _errors_only(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             saved = reader.metadata(folder / "arrays").item_metadata.tree
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            reader.restore(folder / "arrays", args=ocp.args.PyTreeRestore(restore_args=on_host))
+            here = ocp.ArrayRestoreArgs(sharding=SingleDeviceSharding(jax.local_devices()[0]))
+            reader.restore(
+                folder / "arrays",
+                args=ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: here, saved)),
+            )
     except _UNREADABLE as error:
         return f"it cannot be read ({str(error).strip().splitlines()[0]})"
     return None
