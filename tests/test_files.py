@@ -7,7 +7,7 @@ import pytest
 
 from zoo import files
 from zoo.errors import UserError
-from zoo.weights.files import read_weights, write_weights
+from zoo.weights.files import check_export, read_weights, write_weights
 
 
 @pytest.fixture
@@ -98,6 +98,9 @@ def test_exported_weights_are_compared_with_their_checksum(tmp_path):
     flip(path, -3)
     with pytest.raises(UserError, match="has other content than was written: export it anew"):
         read_weights(path)
+    flip(path.with_name("config.json"), 1)
+    with pytest.raises(UserError, match="config.json has other content"):
+        check_export(path.with_name("config.json"))
     # A file that came without checksums is read as it is.
     path.with_name(files.CHECKSUMS).unlink()
     assert read_weights(path)["w"].shape == (6,)

@@ -67,16 +67,25 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.flax import load_file
 
-    if found := damage_of_file(path):
-        raise UserError(
-            f"{path} {found}: export it anew. If it was changed on purpose, remove "
-            f"{path.with_name(CHECKSUMS)}"
-        )
+    check_export(path)
 
     try:
         return {name: np.asarray(array) for name, array in load_file(str(path)).items()}
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file, or is cut off: {error}") from error
+
+
+def check_export(path: Path) -> None:
+    """Compares a file that ``write_weights`` wrote with its checksum; others are taken as they are.
+
+    Raises:
+        UserError: the file has changed since it was exported.
+    """
+    if found := damage_of_file(path):
+        raise UserError(
+            f"{path} {found}: export it anew. If it was changed on purpose, remove "
+            f"{path.with_name(CHECKSUMS)}"
+        )
 
 
 def write_weights(
