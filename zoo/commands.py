@@ -4,13 +4,15 @@ import ast
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from zoo.errors import Stopped, UserError, did_you_mean
+from zoo.errors import DamageWarning, Stopped, UserError, did_you_mean
 
 USER_ERROR = 2
 
@@ -23,8 +25,9 @@ def run_to_exit(function: Callable[[], None]) -> None:
     everything is saved, so a supervisor can start it again. This includes SIGPIPE, when the reader
     of the output has closed the pipe, as in ``zoo … | head``.
     """
-    # Users cannot act on the warnings of libraries, such as orbax's about a read-only folder.
+    # Users cannot act on the warnings of libraries, such as orbax's about a folder's description.
     logging.set_verbosity(logging.ERROR)
+    _show_damage_plainly()
     try:
         function()
         sys.stdout.flush()
@@ -41,6 +44,18 @@ def run_to_exit(function: Callable[[], None]) -> None:
         # Buffered output must go somewhere when the program ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _show_damage_plainly() -> None:
+    """Shows a ``DamageWarning`` as one line, without the place in the code."""
+    others = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+        if issubclass(category, DamageWarning):
+            return f"warning: {message}\n"
+        return others(message, category, *place, **more)
+
+    warnings.formatwarning = formatted
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -21,6 +21,10 @@ class Stopped(Exception):
         self.signum = signum
 
 
+class DamageWarning(UserWarning):
+    """Something that was saved is damaged, and something older was read in its place."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns ``" Did you mean 'x'?"`` for the nearest known name, else the list of known names."""
     known = sorted(known)

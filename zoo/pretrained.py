@@ -14,7 +14,7 @@ import numpy as np
 from zoo import fields
 from zoo.errors import UserError
 from zoo.families import Family, Preprocessing, create_model, find
-from zoo.weights.files import find_weights, read_weights
+from zoo.weights.files import check_export, find_weights, read_weights
 from zoo.weights.tables import Table, variables_from_reference
 
 
@@ -112,6 +112,7 @@ def _described_beside(file: Path) -> dict[str, Any]:
     described = file.with_name("config.json")
     if not described.is_file():
         return {}
+    check_export(described)
     try:
         content = json.loads(described.read_text(encoding="utf-8"))
     except ValueError as error:

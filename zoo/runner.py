@@ -18,10 +18,11 @@ from zoo import building, data
 from zoo import config as configs
 from zoo.data.own import OwnSource, own_dataset
 from zoo.errors import Stopped, UserError, did_you_mean
+from zoo.files import write_atomically
 from zoo.reports.console import ConsoleWriter, parameter_table
 from zoo.reports.page import write_page
 from zoo.reports.plots import plot_curves
-from zoo.reports.records import read_records, write_atomically
+from zoo.reports.records import read_records
 from zoo.reports.sections import Run, Section
 from zoo.reports.writers import RunWriter
 from zoo.tasks import Task
@@ -326,7 +327,7 @@ def _train_and_report(
     console.print(f"work directory {workdir}")
     state = make_state(lambda: building.init_state(parts), layout)
     # A resumed run has its weights in its checkpoint; the initial ones may be gone by now.
-    resumes = any((workdir / "checkpoints").glob("[0-9]*"))
+    resumes = Checkpoints(workdir, read_only=True).latest_step() is not None
     state, said = (state, []) if resumes else job.start(state)
     # The file is written only now: a config that fails earlier leaves the folder free for a fixed
     # one.
@@ -343,7 +344,7 @@ def _train_and_report(
         "parameter_table": [list(row) for row in parameter_rows(state.params)],
         "environment": environment(parts.settings.precision, layout.mesh),
     }
-    checkpoints = Checkpoints(workdir, keep=parts.settings.keep)
+    checkpoints = Checkpoints(workdir, keep=parts.settings.keep, say=console.print)
     try:
         shapes = building.train_shapes(parts)
         training = loop.begin_or_resume(state, parts.train_step, shapes, checkpoints, layout)

@@ -11,7 +11,7 @@ from typing import IO
 
 from zoo.errors import UserError
 from zoo.fields import ConfigError
-from zoo.reports.records import write_atomically
+from zoo.files import make_folder, write_atomically
 
 Differences = Callable[[str], list[str]]
 CONFIG = "config.json"
@@ -35,7 +35,7 @@ class Workdir:
         Raises:
             WorkdirError: another process has locked it, or the file system cannot lock files.
         """
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         self.path = path
         self._file = (path / _LOCK).open("a+", encoding="utf-8")
         try:

@@ -68,16 +68,21 @@ class StopAt:
             raise Stopped(15)
 
 
-def train(
-    workdir, writer, *, stop_after=10**9, devices=1, batches=batch_at, steps=STEPS, lowest=True
-):
-    """Runs the loop as the composition root does, until it ends or is stopped."""
+def parts(devices=1):
+    """The layout, the first state, the step, and the shapes of a batch."""
     layout = Layout(make_mesh(devices))
     optimizer = optax.adam(0.05)
     variables = {"params": {"w": jnp.zeros(3)}, "seen": jnp.zeros(())}
     state = create_state(variables, optimizer, jax.random.key(3), ema=True)
     step = make_train_step(loss_fn, optimizer, ema=0.9)
-    shapes = layout.abstract_batch(batch_at(0))
+    return layout, state, step, layout.abstract_batch(batch_at(0))
+
+
+def train(
+    workdir, writer, *, stop_after=10**9, devices=1, batches=batch_at, steps=STEPS, lowest=True
+):
+    """Runs the loop as the composition root does, until it ends or is stopped."""
+    layout, state, step, shapes = parts(devices)
     checkpoints = Checkpoints(workdir, keep=2)
     stop = StopAt(stop_after)
 

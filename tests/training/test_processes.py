@@ -51,7 +51,44 @@ print(json.dumps({
 """
 
 
-def run_both(program):
+# Four devices hold a quarter of the array each; the newest checkpoint is damaged between two uses.
+SAVE = """
+import json, os, sys
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+process = int(sys.argv[2])
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=process)
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+from pathlib import Path
+from zoo.training.checkpoints import Checkpoints
+
+rows = NamedSharding(jax.make_mesh((4,), ("data",)), PartitionSpec("data"))
+like = {"x": jax.ShapeDtypeStruct((8,), np.float32, sharding=rows)}
+
+def arrays(step):
+    x = step + np.arange(8, dtype=np.float32)
+    return {"x": jax.make_array_from_callback((8,), rows, lambda index: x[index])}
+
+workdir, said = Path(sys.argv[3]), []
+checkpoints = Checkpoints(workdir, keep=2)
+for step in (5, 6, 7):
+    checkpoints.save(step, arrays(step), {"step": step})
+checkpoints.close()
+if process == 0:
+    os.truncate(workdir / "checkpoints" / "7" / "arrays" / "manifest.ocdbt", 10)
+multihost_utils.sync_global_devices("damaged")
+checkpoints = Checkpoints(workdir, say=said.append)
+restored, progress = checkpoints.restore(like)
+checkpoints.close()
+own = [shard.data.tolist() for shard in restored["x"].addressable_shards]
+folders = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+print(json.dumps({"own": own, "progress": progress, "said": len(said), "folders": folders}))
+"""
+
+
+def run_both(program, *arguments):
     """Runs a program as process 0 and 1 of 2; returns the last line of each as JSON."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -62,7 +99,7 @@ def run_both(program):
     }
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", program, address, str(process)],
+            [sys.executable, "-c", program, address, str(process), *arguments],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for process in range(2)
@@ -85,3 +122,12 @@ def test_every_process_gets_all_rows_but_the_padded_one():
         assert found["x"] == real
         assert found["scaled"] == [3 * row for row in real]
         assert found["means"]["loss"] == pytest.approx(3 * sum(real) / len(real), rel=1e-6)
+
+
+def test_processes_save_together_and_fall_back_together(tmp_path):
+    for process, found in enumerate(run_both(SAVE, str(tmp_path))):
+        first = 6 + 4 * process
+        assert found["own"] == [[first, first + 1], [first + 2, first + 3]]
+        assert found["progress"] == {"step": 6}
+        assert found["said"] == 2
+        assert found["folders"] == ["6", "damaged"]

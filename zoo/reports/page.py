@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from zoo.files import write_atomically
 from zoo.reports.formats import number
 from zoo.reports.plots import draw_curves
-from zoo.reports.records import write_atomically
 from zoo.reports.sections import Curve, Figure, Gallery, Numbers, Run, Section, Table
 
 

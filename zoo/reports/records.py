@@ -5,15 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that readers see whole or not at all, whenever the process dies."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+from zoo.files import write_atomically
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -56,5 +48,6 @@ class RecordFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file, which is then on the disk."""
+        with self._file:
+            self.flush()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.files import CHECKSUMS, damage_of_file, make_folder, rename, seal, sync, write_atomically
 
 FILE = "model.safetensors"
 _PICKLED = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
@@ -57,13 +58,16 @@ def find_weights(path_or_hub_id: str | Path) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Reads a safetensors file.
+    """Reads a safetensors file; one that ``write_weights`` wrote is compared with its checksum.
 
     Raises:
-        UserError: the file is not a safetensors file, or is cut off.
+        UserError: the file is not a safetensors file, is cut off, or has changed since it was
+            exported.
     """
     from safetensors import SafetensorError
     from safetensors.flax import load_file
+
+    check_export(path)
 
     try:
         return {name: np.asarray(array) for name, array in load_file(str(path)).items()}
@@ -71,14 +75,35 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a safetensors file, or is cut off: {error}") from error
 
 
+def check_export(path: Path) -> None:
+    """Compares a file that ``write_weights`` wrote with its checksum; others are taken as they are.
+
+    Raises:
+        UserError: the file has changed since it was exported.
+    """
+    if found := damage_of_file(path):
+        raise UserError(
+            f"{path} {found}: export it anew. If it was changed on purpose, remove "
+            f"{path.with_name(CHECKSUMS)}"
+        )
+
+
 def write_weights(
     folder: Path, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]
 ) -> Path:
-    """Writes ``model.safetensors`` and ``config.json``; returns the path of the former."""
+    """Writes ``model.safetensors`` and ``config.json``, and ``checksums.json`` of both.
+
+    All are on the disk when this returns the path of ``model.safetensors``.
+    """
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(arrays), str(folder / FILE), metadata={"format": "pt"})
-    text = json.dumps(dict(description), indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    make_folder(folder)
+    # Those of an earlier export do not fit what is written now.
+    (folder / CHECKSUMS).unlink(missing_ok=True)
+    temporary = folder / f"{FILE}.tmp"
+    save_file(dict(arrays), str(temporary), metadata={"format": "pt"})
+    sync(temporary)
+    rename(temporary, folder / FILE)
+    write_atomically(folder / "config.json", json.dumps(dict(description), indent=2) + "\n")
+    seal(folder, (FILE, "config.json"))
     return folder / FILE
