@@ -86,7 +86,7 @@ def use_kernels() -> None:
     """Lets this process compile and use the C++ kernels of ``zoo.layers``, as runs do.
 
     Without it, code that only imports ``zoo.layers`` or ``zoo.models`` uses XLA's operations, and
-    nothing is compiled by a C++ compiler. The environment variable ``ZOO_KERNELS`` takes precedence.
+    no C++ compiler runs. The environment variable ``ZOO_KERNELS`` takes precedence.
     """
     from zoo.native import library
 

@@ -77,25 +77,6 @@ def make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def write_durably(file: Path, content: bytes) -> None:
-    """Writes a file that only its user can read: completely, or not at all, whatever ends the process.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    new = file.with_name(f"{file.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def processor_model() -> str:
     """Returns the name of the processor, such as ``AMD EPYC``, or else its architecture."""
     return _processor("model name") or platform.processor() or platform.machine()

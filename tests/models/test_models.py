@@ -128,7 +128,6 @@ SMALL = {
 }  # fmt: skip
 
 
-
 def one_worker_each(names):
     """What is compiled for a model is compiled once."""
     return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]

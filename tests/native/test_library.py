@@ -65,7 +65,7 @@ def test_compiled_once_and_kept(tmp_path):
     assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     # Another compiler makes another library.
-    folder = folder_with_compiler(tmp_path, f"exec {shutil.which('c++')} \"$@\"")
+    folder = folder_with_compiler(tmp_path, f'exec {shutil.which("c++")} "$@"')
     other, _ = convolve(tmp_path, PATH=f"{folder}:{os.environ['PATH']}")
     assert other not in (name, "None")
 

@@ -1,4 +1,4 @@
-"""What is handed to a kernel by a wrong rule in Python is refused; nothing outside an array is read."""
+"""A kernel refuses arrays that do not fit: nothing outside an array is read or written."""
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,7 @@ def test_arrays_that_fit_are_multiplied():
 
 @compiled
 def test_missing_memory_is_an_error_of_the_call():
-    """Two windows so far apart that no machine has the memory between them, on XLA's threads too."""
+    """Two windows so far apart that no machine has the memory between them."""
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         call(
             "convolve_windows",

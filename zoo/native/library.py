@@ -2,8 +2,8 @@
 
 Nothing is compiled unless it was asked for: ``zoo.run``, ``zoo.fit``, the commands and
 ``zoo.use_kernels`` ask, and so does ``ZOO_KERNELS=on`` in the environment. The kernels are compiled
-once for each processor and compiler, and kept in the same folder as XLA's compiled programs. Without
-a compiler, or with ``ZOO_KERNELS=off``, XLA's own operations are used. With
+once for each processor and compiler, and kept in the same folder as XLA's compiled programs.
+Without a compiler, or with ``ZOO_KERNELS=off``, XLA's own operations are used. With
 ``ZOO_KERNELS=no-matrix-unit``, the matrix unit of the processor is not used.
 
 A library that is damaged can end the process when it is loaded. So one is loaded only if its
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import filelock
 
-from zoo import process
+from zoo import files, process
 
 SWITCH = "ZOO_KERNELS"
 _MATRICES = "matrices"
@@ -217,14 +217,18 @@ def _compile(compiler: str, dtype: str, source: Path, library: Path) -> str:
                 return ""
             made = Path(folder) / library.name
             failure = _fails([compiler, *options, str(source), "-o", str(made)])
-            failure = failure or _fails([sys.executable, "-c", _TRY, str(made), *SOURCES[source.stem]])
+            functions = SOURCES[source.stem]
+            failure = failure or _fails([sys.executable, "-c", _TRY, str(made), *functions])
             if failure:
                 return failure
             content = made.read_bytes()
             # Other processes see the complete file or none, and its checksum only after it.
-            process.write_durably(library, content)
-            checksum = hashlib.sha256(content).hexdigest()
-            process.write_durably(_checksum_file(library), checksum.encode())
+            new = library.with_suffix(".new")
+            new.write_bytes(content)
+            new.chmod(0o600)
+            files.sync(new)
+            files.rename(new, library)
+            files.write_atomically(_checksum_file(library), hashlib.sha256(content).hexdigest())
             return ""
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
