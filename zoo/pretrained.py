@@ -128,10 +128,11 @@ def read_variables(
     try:
         variables, types = variables_and_types(Renamed(arrays, names), table, like)
     except UserError as error:
-        reasons = "".join(f"\n  {line}" for line in (fitting.said, fitting.hint) if line)
-        text = str(error)
-        first, _, rest = text.partition("\n")
-        raise UserError(f"{source}: {first}{reasons}\n{rest}") from error
+        text = (
+            f"the weights do not fit the model:\n  {fitting.hint}" if fitting.hint else str(error)
+        )
+        said = f"\n  ({fitting.said})" if fitting.said else ""
+        raise UserError(f"{source}: {text}{said}") from error
     (dtype, *_) = sorted({str(leaf.dtype) for leaf in wanted.values()})
     said = f"{len(wanted)} arrays loaded from {source}: {described(types, dtype)}"
     return variables, "; ".join(filter(None, (said, fitting.said)))

@@ -60,14 +60,19 @@ def gpt_table(num_layers: int, *, zero_biases_of: int = 0) -> Table:
             table += biases(f"{attention}.bias", f"{path}/bias", 3 * width, Part(index, 3))
         table += [buffer_entry(f"{theirs}.attn.{name}") for name in ("bias", "masked_bias")]
         table += norm(f"{theirs}.ln_2", f"{ours}/ln_2")
-        for reference, path, size in (
-            ("attn.c_proj", "attention/out", width),
-            ("mlp.c_fc", "up", 4 * width),
-            ("mlp.c_proj", "down", width),
-        ):
-            table.append(Entry(f"{theirs}.{reference}.weight", f"{ours}/{path}/kernel"))
-            table += biases(f"{theirs}.{reference}.bias", f"{ours}/{path}/bias", size)
+        # The attention's last layer has biases in every model.
+        table += _linear(f"{theirs}.attn.c_proj", f"{ours}/attention/out")
+        for reference, path, size in (("c_fc", "up", 4 * width), ("c_proj", "down", width)):
+            table.append(Entry(f"{theirs}.mlp.{reference}.weight", f"{ours}/{path}/kernel"))
+            table += biases(f"{theirs}.mlp.{reference}.bias", f"{ours}/{path}/bias", size)
     return table
+
+
+def _linear(reference: str, ours: str) -> Table:
+    return [
+        Entry(f"{reference}.weight", f"{ours}/kernel"),
+        Entry(f"{reference}.bias", f"{ours}/bias"),
+    ]
 
 
 def _table(module: GPT, params: family.Params) -> Table:

@@ -64,9 +64,13 @@ class Weights(Mapping[str, np.ndarray]):
             return self._opened[file].get_tensor(name)
         except AttributeError as error:  # numpy has no such type
             stored = self._opened[file].get_slice(name).get_dtype()
-            raise wrong_type(shown(name), stored.lower().replace("f8_", "float8_")) from error
+            what = re.sub(r"^f(\d)", r"float\1", stored.lower())
+            raise wrong_type(f"{file}: {shown(name)}", what) from error
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file}: {shown(name)} cannot be read: {error}") from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files  # a Mapping's own would read the array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

@@ -51,7 +51,7 @@ def fit(found: Iterable[str], tables: Mapping[str, Collection[str]]) -> Fit:
                 best = (count, library, names, said)
     count, library, names, said = best
     hint = _half_prefix(names, tables[library], count)
-    if not count and given:
+    if not hint and not count and given:
         hint = _strangers(given, tables)
     return Fit(library, names, said, hint)
 
@@ -94,29 +94,28 @@ def _few(lines: Sequence[str]) -> list[str]:
 
 def _spellings(names: Sequence[str]) -> Iterable[tuple[dict[str, str], str]]:
     """Yields ways to read a file's names, each with what was left out; the plain one first."""
-    yield {name: name for name in names}, ""
-    counts: collections.Counter[str] = collections.Counter()
-    bare = {}
-    for name in names:
-        *branch, leaf = name.split(".")
-        counts.update({part for part in branch if part in _WRAPPERS})
-        bare[".".join([*(part for part in branch if part not in _WRAPPERS), leaf])] = name
-    if len(bare) < len(names):
-        return  # two names would be one
-    said = [
-        f"all {count} names have {part + '.'!r}, which is left out"
-        if count == len(names)
-        else f"{count} of {len(names)} names have {part + '.'!r}, which is left out"
-        for part, count in counts.items()
+    shared, rest = [""], list(names)
+    while all("." in name for name in rest) and len({n.partition(".")[0] for n in rest}) == 1:
+        shared.append(shared[-1] + rest[0].partition(".")[0] + ".")
+        rest = [name.partition(".")[2] for name in rest]
+    beginnings = [
+        (prefix, f"all {len(names)} names begin with {shown(repr(prefix))}, which is left out")
+        for prefix in shared
     ]
-    if counts:
-        yield bare, "; ".join(said)
-    beginning = ""
-    while all("." in name for name in bare) and len({n.partition(".")[0] for n in bare}) == 1:
-        beginning += next(iter(bare)).partition(".")[0] + "."
-        bare = {name.partition(".")[2]: file_name for name, file_name in bare.items()}
-        all_begin = f"all {len(names)} names begin with {shown(repr(beginning))}"
-        yield bare, "; ".join([*said, f"{all_begin}, which is left out"])
+    for prefix, said in beginnings:
+        yield {name.removeprefix(prefix): name for name in names}, said if prefix else ""
+    for prefix, said in beginnings:
+        bare, wrapped, wrappers = {}, 0, set()
+        for name in names:
+            *branch, leaf = name.removeprefix(prefix).split(".")
+            kept = [part for part in branch if part not in _WRAPPERS]
+            wrapped += len(kept) < len(branch)
+            wrappers |= set(branch) - set(kept)
+            bare[".".join([*kept, leaf])] = name
+        if wrapped and len(bare) == len(names):  # no two names have become one
+            found = " and ".join(repr(f"{part}.") for part in sorted(wrappers))
+            inner = f"{found} is left out of {wrapped} of {len(names)} names"
+            yield bare, f"{said}; {inner}" if prefix else inner
 
 
 def _half_prefix(names: Mapping[str, str], known: Collection[str], count: int) -> str:
@@ -128,11 +127,12 @@ def _half_prefix(names: Mapping[str, str], known: Collection[str], count: int) -
         fitting = sum(name.removeprefix(prefix) in known for name in with_it)
         if number < len(names) and fitting > count:
             other = next(name for name in names if not name.startswith(prefix))
+            more = f" and {len(names) - number - 1} more" if len(names) - number > 1 else ""
             return (
                 f"{number} of {len(names)} names begin with {shown(repr(prefix))}, and without it "
-                f"{fitting} of them are the model's; {len(names) - number} names, such as "
-                f"{shown(other)}, begin otherwise. Write a file with the former alone: "
-                "safetensors.numpy.load_file reads the arrays by name, and save_file writes them"
+                f"{fitting} of them are the model's; the rest ({shown(other)}{more}) begins otherwise. "
+                "Write a file with the former alone: safetensors.numpy.load_file reads the arrays "
+                "by name, and save_file writes them"
             )
     return ""
 
@@ -140,16 +140,16 @@ def _half_prefix(names: Mapping[str, str], known: Collection[str], count: int) -
 def _strangers(given: Sequence[str], tables: Mapping[str, Collection[str]]) -> str:
     theirs = ", ".join(map(shown, given[:3]))
     ours = "; ".join(
-        f"{library}'s are {', '.join(list(known)[:3])}" for library, known in tables.items()
+        f"{', '.join(list(known)[:3])} ({library})" for library, known in tables.items()
     )
     return (
-        f"none of the file's {len(given)} names is known: they are {theirs}{_and_so_on(given)}. Is "
-        f"it the file of another model? {ours}, ..."
+        f"none of the file's {len(given)} names is the model's: the file has {theirs}"
+        f"{_and_so_on(given)} and the model {ours}, ... Is it the file of another model?"
     )
 
 
 def _and_so_on(names: Sequence[str]) -> str:
-    return ", ..." if len(names) > 3 else ""
+    return ", ...," if len(names) > 3 else ""
 
 
 def _grouped(names: Sequence[str], of: Collection[str]) -> str:

@@ -134,7 +134,7 @@ def variables_from_reference(
 def variables_and_types(
     arrays: Mapping[str, np.ndarray], table: Table, like: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Returns ``variables_from_reference``, and how many arrays had which type in ``arrays``.
+    """Returns ``variables_from_reference``, and how many of them had which type in ``arrays``.
 
     Raises:
         UserError: see ``from_reference``.
@@ -193,6 +193,9 @@ class Renamed(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[self.names[name]]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.names  # a Mapping's own would read the array
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
@@ -227,7 +230,7 @@ def _read(
         try:
             whole = arrays[name]
             if weights:
-                types[str(whole.dtype)] += 1
+                types[str(whole.dtype)] += len(weights)
                 array = as_type(name, whole, shapes[weights[0].ours].dtype)
                 made |= _converted(name, array, weights, shapes)
             elif entries[name][0].role == "zeros":
