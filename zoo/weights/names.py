@@ -130,9 +130,9 @@ def _half_prefix(names: Mapping[str, str], known: Collection[str], count: int) -
             more = f" and {len(names) - number - 1} more" if len(names) - number > 1 else ""
             return (
                 f"{number} of {len(names)} names begin with {shown(repr(prefix))}, and without it "
-                f"{fitting} of them are the model's; the rest ({shown(other)}{more}) begins otherwise. "
-                "Write a file with the former alone: safetensors.numpy.load_file reads the arrays "
-                "by name, and save_file writes them"
+                f"{fitting} of them are the model's; the rest ({shown(other)}{more}) begins "
+                "otherwise. Write a file with the former alone: safetensors.numpy.load_file reads "
+                "the arrays by name, and save_file writes them"
             )
     return ""
 
