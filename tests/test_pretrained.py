@@ -106,6 +106,12 @@ def test_the_sizes_beside_hugging_faces_weights_are_taken(gpt2):
         ('{"n_embd": "4"}', r"config\.json: features='4' must be at least 1"),
         ('{"n_head": true}', r"config\.json: num_heads=True must be at least 1"),
         ('{"n_layer": 0}', r"config\.json: num_layers=0 must be at least 1"),
+        (
+            '{"n_layer": 999999999, "vocab_size": 11, "n_positions": 6}',
+            "28 arrays are too few for num_layers=999999999",
+        ),
+        ('{"model": {"name": "cnn"}}', "are of the model 'cnn', not of 'gpt'"),
+        ('{"model": {"name": []}}', "of the model \\[\\], not"),
         ('{"n_inner": 7}', "n_inner=7, the zoo's GPT needs None"),
         ('{"model": {"features": [4]}}', r"config\.json: features=\(4,\) must be at least 1"),
     ],

@@ -65,11 +65,17 @@ def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> 
     file = find_weights(path_or_hub_id)
     beside = _described_beside(file)
     module = create_model(name, **{**_attributes(beside, family, name, file), **overrides})
+    arrays = read_weights(file)
+    # Each layer has arrays of its own. A number of layers from a damaged file may be endless.
+    if getattr(module, "num_layers", 0) > len(arrays):
+        raise UserError(
+            f"{file}: its {len(arrays)} arrays are too few for num_layers={module.num_layers}"
+        )
     inputs = family.example(module)
     # The shapes of weights from `zoo export` may depend on the size of the run's images.
     if "image" in inputs and (side := _image_size(beside)):
         inputs["image"] = jnp.zeros((1, side, side, module.channels))
-    variables, said = _load(family, module, read_weights(file), inputs, str(file))
+    variables, said = _load(family, module, arrays, inputs, str(file))
     preprocessing = None if family.preprocessing is None else family.preprocessing[name]
     return Pretrained(module, variables, preprocessing, said)
 
@@ -221,6 +227,11 @@ def _attributes(beside: Mapping[str, Any], family: Family, name: str, file: Path
     """Returns the attributes that ``config.json`` gives, with their values checked."""
     # A file from `zoo export` uses the module's own names of the attributes.
     if isinstance(beside.get("model"), dict):
+        theirs = beside["model"].get("name", name)
+        if theirs not in list(family.sizes):  # it may be of any type
+            raise UserError(
+                f"the weights in {file.parent} are of the model {theirs!r}, not of {name!r}"
+            )
         given = {key: fields.as_tuples(x) for key, x in beside["model"].items() if key != "name"}
     else:
         given = family.attributes_of(beside) if family.attributes_of and beside else {}

@@ -104,10 +104,8 @@ def find_weights(path_or_hub_id: str | Path) -> Path:
         return path
     name = str(path_or_hub_id)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or path.suffix == ".safetensors":
-        link = " (a link to what does not exist)" if path.is_symlink() else ""
         raise UserError(
-            f"there is no file of weights {path}{link}, and {name!r} is not a name on the hub, "
-            "such as owner/model"
+            f"{_absent(path)}, and {name!r} is not a name on the hub, such as owner/model"
         )
     return _fetched(name)
 
@@ -189,9 +187,15 @@ def _mode(path: Path) -> int | None:
         raise UserError(f"{str(path)!r} is not a path: {error}") from error
 
 
+def _absent(path: Path) -> str:
+    link = " (it is a link to what does not exist)" if path.is_symlink() else ""
+    return f"there is no file of weights {path}{link}"
+
+
 def _in_folder(folder: Path) -> Path:
     for name in (FILE, INDEX):
-        if _mode(folder / name) is not None:
+        # A link to nothing counts as well: the hub's cache is made of links.
+        if (folder / name).is_symlink() or _mode(folder / name) is not None:
             return folder / name
     try:
         names = sorted(entry.name for entry in folder.iterdir())
@@ -314,7 +318,7 @@ def _check_regular(path: Path) -> None:
     """Refuses what is not a plain file: opening a FIFO or a device may never end."""
     mode = _mode(path)
     if mode is None:
-        raise UserError(f"there is no file of weights {path}")
+        raise UserError(_absent(path))
     if not stat.S_ISREG(mode):
         raise UserError(f"{path} is not a plain file")
 
