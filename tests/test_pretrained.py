@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import peers
 import pytest
 
 import zoo
 from zoo.errors import UserError
+from zoo.families import find
 from zoo.weights.files import find_weights, read_weights, write_weights
 
 
@@ -98,6 +100,20 @@ def test_the_sizes_beside_hugging_faces_weights_are_taken(gpt2):
         ('{"activation_function": "relu"}', "activation_function='relu'"),
         ('{"layer_norm_epsilon": 1e-6}', "layer_norm_epsilon=1e-06"),
         ("{", r"config\.json is not JSON"),
+        ("[" * 100_000, r"config\.json is not JSON"),
+        ("[3]", r"config\.json is not a JSON object"),
+        ('{"model_type": "bert"}', "model_type='bert', the zoo's GPT reads 'gpt2'"),
+        ('{"n_embd": "4"}', r"config\.json: features='4' must be at least 1"),
+        ('{"n_head": true}', r"config\.json: num_heads=True must be at least 1"),
+        ('{"n_layer": 0}', r"config\.json: num_layers=0 must be at least 1"),
+        (
+            '{"n_layer": 999999999, "vocab_size": 11, "n_positions": 6}',
+            "28 arrays are too few for num_layers=999999999",
+        ),
+        ('{"model": {"name": "cnn"}}', "are of the model 'cnn', not of 'gpt'"),
+        ('{"model": {"name": []}}', "of the model \\[\\], not"),
+        ('{"n_inner": 7}', "n_inner=7, the zoo's GPT needs None"),
+        ('{"model": {"features": [4]}}', r"config\.json: features=\(4,\) must be at least 1"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(gpt2, tmp_path, text, words):
@@ -105,6 +121,75 @@ def test_a_description_that_does_not_fit_is_refused(gpt2, tmp_path, text, words)
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=words):
         zoo.from_pretrained("gpt", tmp_path)
+
+
+def test_gpt_2_as_the_hub_has_it_gives_hugging_faces_numbers(gpt2, tmp_path):
+    """The hub's ``gpt2`` has no ``transformer.``, but masks and, in some copies, the output."""
+    from safetensors.numpy import load_file, save_file
+
+    folder, tokens, expected = gpt2
+    shutil.copy(folder / "config.json", tmp_path)
+    arrays = {
+        name.removeprefix("transformer."): array
+        for name, array in load_file(folder / "model.safetensors").items()
+    }
+    for layer in range(2):
+        arrays[f"h.{layer}.attn.bias"] = np.tri(6, dtype=np.float32)[None, None]
+        arrays[f"h.{layer}.attn.masked_bias"] = np.array(-1e4, np.float32)
+    arrays["lm_head.weight"] = arrays["wte.weight"]
+    save_file(arrays, str(tmp_path / "model.safetensors"))
+    loaded = zoo.from_pretrained("gpt", tmp_path)
+    found, _ = loaded.module.apply(loaded.variables, tokens)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_weights_in_parts_and_in_half_precision_are_hugging_faces(gpt2, tmp_path):
+    torch, folder, tokens = peers.torch(), gpt2[0], gpt2[1]
+    theirs = peers.transformers().GPT2LMHeadModel.from_pretrained(folder).half()
+    theirs.save_pretrained(tmp_path, max_shard_size="1KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    loaded = zoo.from_pretrained("gpt", tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded.variables)} == {np.dtype(np.float32)}
+    assert "float16, converted to float32" in loaded.said
+    with torch.no_grad():
+        expected = theirs.float()(torch.from_numpy(tokens)).logits.numpy()
+    found, _ = loaded.module.apply(loaded.variables, tokens)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["densenet121", "vit_b_16"])
+def test_torchvision_itself_reads_the_older_names_alike(name):
+    """The names that torchvision still takes are those of our second table."""
+    import re
+
+    models = peers.torchvision().models
+    if name == "vit_b_16":
+        theirs = models.vision_transformer.VisionTransformer(8, 4, 2, 2, 4, 4, num_classes=3)
+        module = zoo.create_model(
+            name, image_size=8, patch_size=4, num_layers=2, num_heads=2, features=4,
+            feedforward_features=4, num_classes=3,
+        )  # fmt: skip
+    else:
+        theirs = models.densenet.DenseNet(2, (2, 1), 4, num_classes=3)
+        module = zoo.create_model(
+            name, blocks=(2, 1), growth=2, features=4, bottleneck=4, num_classes=3
+        )
+    new, old = list(find(name).weights.values())[:2]
+    new, old = ({e.reference for e in make(module, {})} for make in (new, old))
+    state = {key: value for key, value in theirs.state_dict().items() if "tracked" not in key}
+    assert new == set(state)
+    assert old != new
+    if name == "vit_b_16":  # its class renames them, if the file has no version
+        renamed = dict(zip(sorted(new), sorted(old), strict=True))
+        given = {
+            n.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): value
+            for n, value in state.items()
+        }
+        assert set(given) == old == set(renamed.values())
+        theirs.load_state_dict(given)
+    else:  # its loader has the pattern
+        pattern = r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:\w+))$"
+        assert {re.sub(pattern, r"\1\2", n) for n in old} == new
 
 
 def test_what_does_not_fit_is_listed_together(resnet18):

@@ -1,5 +1,6 @@
 """Starts from the weights of another run or of a file, and resets or freezes some of them."""
 
+import collections
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 
 from zoo.errors import UserError
 from zoo.families import Family
-from zoo.pretrained import nearest, tables_of
+from zoo.pretrained import read_variables, tables_of
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_mesh
 from zoo.weights.files import find_weights, read_weights
-from zoo.weights.tables import Table, variables_from_reference
+from zoo.weights.types import as_type, described
 
 Variables = Mapping[str, Any]
 Flat = dict[tuple[str, ...], Any]
@@ -30,12 +31,13 @@ def start_from(
         source: the folder of a run, or an argument of ``zoo.weights.files.find_weights``.
         family: the family of the model.
         module: the linen module.
-        variables: the initial variables; their shapes are kept.
+        variables: the initial variables; their shapes and types are kept.
         reset: a regular expression; variables whose path, such as ``fc/kernel``, has a match keep
             their initial values. If it is empty, all variables are loaded.
 
     Returns:
-        The variables, and a line for people that says what was loaded and reset.
+        The variables, and a line for people that says what was loaded, from which types it was
+        converted, and what was reset.
 
     Raises:
         UserError: the weights are absent or do not fit, or ``reset`` matches nothing.
@@ -46,15 +48,21 @@ def start_from(
         raise UserError(
             f"reset={reset!r} matches no parameter; the modules are {', '.join(_modules(here))}"
         )
+    if len(kept) == len(here):
+        raise UserError(f"reset={reset!r} matches every parameter: nothing would be loaded")
     wanted = {path: leaf for path, leaf in here.items() if path not in kept}
-    folder = Path(source).expanduser()
-    if (folder / "config.json").is_file() and (folder / "checkpoints").is_dir():
-        loaded = _of_run(folder, wanted)
+    if _is_run(source):
+        loaded, said = _of_run(Path(source).expanduser(), wanted)
     else:
+        tables = tables_of(family, module, variables["params"], variables)
         arrays = read_weights(find_weights(source))
-        loaded = _of_file(arrays, tables_of(family, module, variables["params"]), wanted)
+        try:
+            read, said = read_variables(arrays, tables, _nested(wanted), source)
+        except UserError as error:
+            raise UserError(f"{error}\n(config.reset can leave parts out)") from error
+        loaded = _flatten(read)
     begun = f"; {len(kept)} begin anew: {', '.join(_modules(kept))}" if kept else ""
-    return _nested(here | loaded), f"{len(loaded)} arrays loaded from {source}{begun}"
+    return _nested(here | loaded), said + begun
 
 
 def frozen_paths(params: Any, pattern: str) -> tuple[list[str], str]:
@@ -74,7 +82,15 @@ def frozen_paths(params: Any, pattern: str) -> tuple[list[str], str]:
     return frozen, f"{len(frozen)} arrays with {count:,} parameters are frozen"
 
 
-def _of_run(folder: Path, wanted: Flat) -> Flat:
+def _is_run(source: str) -> bool:
+    try:
+        folder = Path(source).expanduser()
+        return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+    except (OSError, RuntimeError):  # no path that can be opened: find_weights says why
+        return False
+
+
+def _of_run(folder: Path, wanted: Flat) -> tuple[Flat, str]:
     checkpoints = Checkpoints(folder, read_only=True)
     try:
         read = checkpoints.read_state("latest", Layout(make_mesh(1)))
@@ -96,16 +112,17 @@ def _of_run(folder: Path, wanted: Flat) -> Flat:
             f"the run in {folder} does not fit the model (reset can leave parts out):\n  "
             + "\n  ".join(wrong)
         )
-    return {path: np.asarray(there[path]) for path in wanted}
-
-
-def _of_file(arrays: Mapping[str, Any], tables: Mapping[str, Table], wanted: Flat) -> Flat:
-    table = nearest(tables, arrays)
-    names = {"/".join(path[1:]) for path in wanted}
-    part = [entry for entry in table if entry.ours in names]
-    left_out = {entry.reference for entry in table} - {entry.reference for entry in part}
-    given = {name: array for name, array in arrays.items() if name not in left_out}
-    return _flatten(variables_from_reference(given, part, _nested(wanted)))
+    types = collections.Counter(str(there[path].dtype) for path in wanted)
+    try:
+        loaded = {
+            path: as_type("/".join(path[1:]), np.asarray(there[path]), leaf.dtype)
+            for path, leaf in wanted.items()
+        }
+    except UserError as error:
+        raise UserError(f"the run in {folder}: {error}") from error
+    (dtype, *_) = sorted({str(leaf.dtype) for leaf in wanted.values()})
+    said = f"{len(loaded)} arrays loaded from {folder}: {described(types, dtype)}"
+    return loaded, said
 
 
 def _flatten(tree: Any) -> Flat:

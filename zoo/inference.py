@@ -14,13 +14,11 @@ from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import create_model, find, list_models
 from zoo.flops import count_flops
-from zoo.pretrained import tables_of
+from zoo.pretrained import save_pretrained
 from zoo.reports.sections import Run
 from zoo.tasks.loaded import Loaded
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_mesh
-from zoo.weights.files import write_weights
-from zoo.weights.tables import variables_to_reference
 
 __all__ = ["Loaded", "describe_models", "evaluate", "export", "load", "shown"]
 
@@ -145,6 +143,9 @@ def export(
 ) -> Path:
     """Writes a run's weights as safetensors, with the reference's names, and ``config.json``.
 
+    ``zoo.from_pretrained`` reads the folder again, and so does the reference's library where it has
+    the model: see ``zoo.pretrained.save_pretrained``.
+
     Args:
         workdir: the run's folder; nothing is written to it.
         out: the folder to write to; None writes to ``export`` in the run's folder.
@@ -154,19 +155,18 @@ def export(
         The path of ``model.safetensors``.
 
     Raises:
-        UserError: there is no such checkpoint, or the model has no table of weights.
+        UserError: there is no such checkpoint, or the folder cannot be written.
     """
     loaded = load(workdir, checkpoint=checkpoint)
     family = building.family_of(loaded.config)
-    table, *_ = tables_of(family, loaded.module, loaded.params).values()
     description = {
         "model": loaded.config.model.to_dict(),
         "data": loaded.config.data.to_dict(),
         "labels": {name: list(v.symbols) for name, v in loaded.vocabularies.items()},
         "step": loaded.step,
     }
-    arrays = variables_to_reference(loaded.variables, table)
-    return write_weights(Path(out) if out else Path(workdir) / "export", arrays, description)
+    folder = Path(out) if out else Path(workdir) / "export"
+    return save_pretrained(folder, family, loaded.module, loaded.variables, description)
 
 
 def shown(name: str, folder: Path, report: dict[str, Any]) -> Run:

@@ -14,8 +14,16 @@ import numpy as np
 from zoo import fields
 from zoo.errors import UserError
 from zoo.families import Family, Preprocessing, create_model, find
-from zoo.weights.files import check_export, find_weights, read_weights
-from zoo.weights.tables import Table, variables_from_reference
+from zoo.weights.files import check_export, find_weights, read_weights, write_weights
+from zoo.weights.names import fit
+from zoo.weights.tables import (
+    Renamed,
+    Table,
+    own_table,
+    variables_and_types,
+    variables_to_reference,
+)
+from zoo.weights.types import described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +34,14 @@ class Pretrained:
         module: the linen module.
         variables: the weights; call ``module.apply(variables, image)``.
         preprocessing: the preprocessing of images; None for other inputs.
+        said: a line for people: how many arrays were loaded, from which types they were converted
+            to the model's, and what was left out of their names.
     """
 
     module: nn.Module
     variables: dict[str, Any]
     preprocessing: Preprocessing | None
+    said: str = ""
 
 
 def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> Pretrained:
@@ -46,20 +57,27 @@ def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> 
             classes than ImageNet's 1000. They take precedence over ``config.json``.
 
     Raises:
-        UserError: a name is unknown, there are no such weights, or they do not fit; the message
-            lists the arrays that are missing, superfluous or of another shape.
+        UserError: a name is unknown, there are no such weights, ``config.json`` has a value that
+            the model cannot have, or the weights do not fit; the message says how many arrays are
+            missing, superfluous or of another shape or type, with the first names of each kind.
     """
     family = find(name)
     file = find_weights(path_or_hub_id)
-    described = _described_beside(file)
-    module = create_model(name, **{**_attributes(described, family), **overrides})
+    beside = _described_beside(file)
+    module = create_model(name, **{**_attributes(beside, family, name, file), **overrides})
+    arrays = read_weights(file)
+    # Each layer has arrays of its own. A number of layers from a damaged file may be endless.
+    if getattr(module, "num_layers", 0) > len(arrays):
+        raise UserError(
+            f"{file}: its {len(arrays)} arrays are too few for num_layers={module.num_layers}"
+        )
     inputs = family.example(module)
     # The shapes of weights from `zoo export` may depend on the size of the run's images.
-    if "image" in inputs and (side := described.get("data", {}).get("image_size")):
+    if "image" in inputs and (side := _image_size(beside)):
         inputs["image"] = jnp.zeros((1, side, side, module.channels))
-    variables = load_variables(family, module, read_weights(file), inputs)
+    variables, said = _load(family, module, arrays, inputs, str(file))
     preprocessing = None if family.preprocessing is None else family.preprocessing[name]
-    return Pretrained(module, variables, preprocessing)
+    return Pretrained(module, variables, preprocessing, said)
 
 
 def load_variables(
@@ -68,7 +86,7 @@ def load_variables(
     arrays: Mapping[str, np.ndarray],
     inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Returns weights as a module's variables, whichever library named them.
+    """Returns weights as a module's variables, in its types, whichever library named them.
 
     Args:
         family: the module's family.
@@ -79,56 +97,168 @@ def load_variables(
     Raises:
         UserError: the weights do not fit.
     """
-    like = jax.eval_shape(lambda: module.init(jax.random.key(0), **inputs))
-    tables = tables_of(family, module, like["params"])
-    return variables_from_reference(arrays, nearest(tables, arrays), like)
+    return _load(family, module, arrays, inputs, "the weights")[0]
 
 
-def nearest(tables: Mapping[str, Table], arrays: Mapping[str, np.ndarray]) -> Table:
-    """Returns the table that has the names of most of the arrays."""
-    return max(
-        tables.values(), key=lambda table: len({entry.reference for entry in table} & set(arrays))
-    )
+def read_variables(
+    arrays: Mapping[str, np.ndarray],
+    tables: Mapping[str, Table],
+    like: Mapping[str, Any],
+    source: str,
+) -> tuple[dict[str, Any], str]:
+    """Returns weights as variables, by the table that has most of their names.
+
+    Args:
+        arrays: the weights, by the names in the file.
+        tables: the model's tables, by the library whose names they use.
+        like: the variables to read, or their shapes; a part of the model's is enough.
+        source: where the weights come from, for people.
+
+    Returns:
+        The variables in the types of ``like``, and a line for people that says what was loaded.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    # A dictionary keeps the order of a table, and finds names as fast as a set.
+    known = {lib: {e.reference: None for e in table} for lib, table in tables.items()}
+    fitting = fit(arrays, known)
+    wanted = {
+        "/".join(str(key.key) for key in path[1:]): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    whole = tables[fitting.library]
+    table = [entry for entry in whole if not entry.ours or entry.ours in wanted]
+    left_out = {entry.reference for entry in whole} - {entry.reference for entry in table}
+    names = {name: theirs for name, theirs in fitting.names.items() if name not in left_out}
+    try:
+        variables, types = variables_and_types(Renamed(arrays, names), table, like)
+    except UserError as error:
+        text = (
+            f"the weights do not fit the model:\n  {fitting.hint}" if fitting.hint else str(error)
+        )
+        said = f"\n  ({fitting.said})" if fitting.said else ""
+        raise UserError(f"{source}: {text}{said}") from error
+    (dtype, *_) = sorted({str(leaf.dtype) for leaf in wanted.values()})
+    said = f"{len(wanted)} arrays loaded from {source}: {described(types, dtype)}"
+    return variables, "; ".join(filter(None, (said, fitting.said)))
 
 
-def tables_of(family: Family, module: nn.Module, params: Mapping[str, Any]) -> dict[str, Table]:
+def save_pretrained(
+    folder: Path,
+    family: Family,
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    description: Mapping[str, Any],
+) -> Path:
+    """Writes weights with the names of the first library of the family, and ``config.json``.
+
+    ``from_pretrained`` reads the folder again. Where the library has such a model, it opens the
+    folder too. The entry ``names`` of ``config.json`` says whose names the weights have: a
+    library's, or ``zoo``, the zoo's own, which no library knows.
+
+    Args:
+        folder: the folder to write to.
+        family: the module's family.
+        module: the linen module.
+        variables: the module's variables.
+        description: what ``config.json`` says besides.
+
+    Returns:
+        The path of ``model.safetensors``.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    (library, table), *_ = tables_of(family, module, variables["params"], variables).items()
+    arrays = variables_to_reference(variables, table)
+    config = family.config_of(module) if family.config_of else {}
+    return write_weights(folder, arrays, {**config, **description, "names": library})
+
+
+def tables_of(
+    family: Family,
+    module: nn.Module,
+    params: Mapping[str, Any],
+    variables: Mapping[str, Any] | None = None,
+) -> dict[str, Table]:
     """Returns the tables of a model, by the library whose names they use; export takes the first.
 
     Args:
         family: the model's family.
         module: the model.
         params: the model's parameters, or their shapes.
-
-    Raises:
-        UserError: the model has no table.
+        variables: all of the model's variables, or their shapes; None: it has only parameters. They
+            give the zoo's own names, for a family without a table.
     """
     if not family.weights:
-        raise UserError(f"there is no table of weights for {type(module).__name__}")
+        return {"zoo": own_table({"params": params} if variables is None else variables)}
     return {library: make(module, params) for library, make in family.weights.items()}
+
+
+def _load(
+    family: Family,
+    module: nn.Module,
+    arrays: Mapping[str, np.ndarray],
+    inputs: Mapping[str, Any],
+    source: str,
+) -> tuple[dict[str, Any], str]:
+    like = jax.eval_shape(lambda: module.init(jax.random.key(0), **inputs))
+    return read_variables(arrays, tables_of(family, module, like["params"], like), like, source)
 
 
 def _described_beside(file: Path) -> dict[str, Any]:
     """Reads the ``config.json`` beside a file of weights; empty if there is none."""
-    described = file.with_name("config.json")
-    if not described.is_file():
+    beside = file.with_name("config.json")
+    if not beside.is_file():
         return {}
-    check_export(described)
+    check_export(beside)
     try:
-        content = json.loads(described.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{described} is not JSON: {error}") from error
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{beside} is not JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"{beside} cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{described} is not a JSON object")
+        raise UserError(f"{beside} is not a JSON object")
     return content
 
 
-def _attributes(described: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """Returns the attributes that ``config.json`` gives."""
+def _attributes(beside: Mapping[str, Any], family: Family, name: str, file: Path) -> dict[str, Any]:
+    """Returns the attributes that ``config.json`` gives, with their values checked."""
     # A file from `zoo export` uses the module's own names of the attributes.
-    if isinstance(described.get("model"), dict):
-        return {
-            name: fields.as_tuples(value)
-            for name, value in described["model"].items()
-            if name != "name"
-        }
-    return family.attributes_of(described) if family.attributes_of and described else {}
+    if isinstance(beside.get("model"), dict):
+        theirs = beside["model"].get("name", name)
+        if theirs not in list(family.sizes):  # it may be of any type
+            raise UserError(
+                f"the weights in {file.parent} are of the model {theirs!r}, not of {name!r}"
+            )
+        given = {key: fields.as_tuples(x) for key, x in beside["model"].items() if key != "name"}
+    else:
+        given = family.attributes_of(beside) if family.attributes_of and beside else {}
+    known = family.fields(name)
+    for attribute, value in given.items():
+        if attribute in known and not _is_allowed(value, known[attribute]):
+            rule = known[attribute].rule.words or type(known[attribute].default).__name__
+            raise UserError(
+                f"{file.with_name('config.json')}: {attribute}={value!r} must be {rule}"
+            )
+    return given
+
+
+def _is_allowed(value: Any, field: fields.Field) -> bool:
+    kind = type(field.default)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (type(value) is kind or (kind is float and whole)):
+        return False
+    try:
+        return bool(field.rule.allows(value))
+    except TypeError:  # a part of the value has the wrong type
+        return False
+
+
+def _image_size(beside: Mapping[str, Any]) -> int:
+    """Returns the side of the images of the run that was exported; 0 if it is not known."""
+    data = beside.get("data")
+    side = data.get("image_size") if isinstance(data, dict) else None
+    return side if type(side) is int and side > 0 else 0

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from zoo import fields
 from zoo.families import family
 from zoo.models.densenet import DenseNet
-from zoo.weights.tables import Table, batch_norm_entries, conv_entries, linear_entries
+from zoo.weights.tables import (
+    Table,
+    batch_norm_entries,
+    conv_entries,
+    linear_entries,
+    renamed,
+)
 
 
 def densenet_table(blocks: Sequence[int]) -> Table:
@@ -34,6 +40,15 @@ def densenet_table(blocks: Sequence[int]) -> Table:
     return table
 
 
+def densenet_old_table(blocks: Sequence[int]) -> Table:
+    """Returns the table for torchvision's published files, which have older names: ``norm.1``.
+
+    Args:
+        blocks: see the model.
+    """
+    return renamed(densenet_table(blocks), r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2")
+
+
 FAMILY = family.Family(
     module=DenseNet,
     kind="image_classifier",
@@ -46,6 +61,9 @@ FAMILY = family.Family(
         "bottleneck": fields.at_least(1),
     },
     example=family.image(),
-    weights={"torchvision": lambda module, params: densenet_table(module.blocks)},
+    weights={
+        "torchvision": lambda module, params: densenet_table(module.blocks),
+        "torchvision, older names": lambda module, params: densenet_old_table(module.blocks),
+    },
     preprocessing=family.presets("densenet121"),
 )

@@ -50,10 +50,13 @@ class Family:
         sizes: the models by name, each with the attributes that differ from the module's defaults.
         rules: the values that attributes may have, if their types alone do not say so.
         example: returns example inputs by argument name, with which a module is initialised.
-        weights: tables of weights by the library whose names they use. Each is made from a module
-            and its parameters, or their shapes. Export uses the first one.
+        weights: tables of weights by the library whose names they use, such as those of older
+            versions too. Each is made from a module and its parameters, or their shapes. Export
+            uses the first one; without any, the names are the zoo's own.
         attributes_of: returns the attributes from the ``config.json`` beside published weights;
             None if the zoo reads nothing from such a file.
+        config_of: returns what an export's ``config.json`` has so that the library of its names can
+            open the folder; None if that library reads no such file.
         preprocessing: how images are prepared for published weights, by model; None if the inputs
             are not images.
         placement: where parameters lie on a mesh: patterns of paths, such as ``fc1/kernel``, each
@@ -69,6 +72,7 @@ class Family:
     example: Callable[[Any], dict[str, Any]]
     weights: Mapping[str, Callable[[Any, Params], Table]] = dataclasses.field(default_factory=dict)
     attributes_of: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    config_of: Callable[[Any], dict[str, Any]] | None = None
     preprocessing: Mapping[str, Preprocessing] | None = None
     placement: tuple[tuple[str, PartitionSpec], ...] = ()
     check: Callable[[Mapping[str, Any]], None] = lambda attributes: None

@@ -1,4 +1,4 @@
-"""``zoo.models.TextToImage``, which no other library has."""
+"""``zoo.models.TextToImage``; its weights in the layouts of diffusers and PyTorch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,10 @@ import jax.numpy as jnp
 
 from zoo import fields
 from zoo.families import family
+from zoo.families.transformer import encoder_table
+from zoo.families.unet import unet_table
 from zoo.models.text_to_image import TextToImage
+from zoo.weights.tables import Table, linear_entries, prefixed
 
 
 def _check(attributes: Mapping[str, Any]) -> None:
@@ -16,6 +19,23 @@ def _check(attributes: Mapping[str, Any]) -> None:
             f"model.attention={attributes['attention']} must have as many entries as "
             f"model.features={attributes['features']}"
         )
+
+
+def text_to_image_table(module: TextToImage) -> Table:
+    """Returns the table of a ``TextToImage`` for a PyTorch class, which no library has.
+
+    The class has ``unet`` (diffusers' ``UNet2DConditionModel``), ``text`` (see ``encoder_table``)
+    and ``caption`` (``torch.nn.Linear``).
+
+    Args:
+        module: the model.
+    """
+    unet = unet_table(module.features, module.attention, module.layers_per_level)
+    return [
+        *prefixed(unet, "unet.", "unet/"),
+        *prefixed(encoder_table(module.text_layers), "text.", "text/"),
+        *linear_entries("caption", "caption"),
+    ]
 
 
 FAMILY = family.Family(
@@ -42,5 +62,6 @@ FAMILY = family.Family(
         "step": jnp.zeros(1, jnp.int32),
         "tokens": jnp.zeros((1, module.max_length), jnp.int32),
     },
+    weights={"diffusers and pytorch": lambda module, params: text_to_image_table(module)},
     check=_check,
 )

@@ -11,6 +11,7 @@ from zoo.weights.tables import (
     conv_entries,
     linear_entries,
     norm_entries,
+    renamed,
 )
 
 
@@ -35,6 +36,16 @@ def vit_table(num_layers: int) -> Table:
         table += linear_entries(f"{theirs}.mlp.0", f"{ours}/up")
         table += linear_entries(f"{theirs}.mlp.3", f"{ours}/down")
     return table
+
+
+def vit_old_table(num_layers: int) -> Table:
+    """Returns the table for files of torchvision before 0.14: ``mlp.linear_1``, ``mlp.linear_2``.
+
+    Args:
+        num_layers: number of layers.
+    """
+    table = renamed(vit_table(num_layers), r"\.mlp\.0\.", ".mlp.linear_1.")
+    return renamed(table, r"\.mlp\.3\.", ".mlp.linear_2.")
 
 
 def vit_timm_table(num_layers: int) -> Table:
@@ -84,6 +95,7 @@ FAMILY = family.Family(
     example=lambda module: family.image(module.image_size)(module),
     weights={
         "torchvision": lambda module, params: vit_table(module.num_layers),
+        "torchvision, older names": lambda module, params: vit_old_table(module.num_layers),
         "timm": lambda module, params: vit_timm_table(module.num_layers),
     },
     preprocessing=family.presets(

@@ -1,13 +1,17 @@
 """Converts parameters to and from the names and layouts of references, by one table a model."""
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from zoo.errors import UserError
+from zoo.weights.names import COUNTER, differences, few
 from zoo.weights.transforms import AS_IT_IS, CONV_OIHW, LINEAR_TRANSPOSED, Transform
+from zoo.weights.types import as_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +31,30 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One array of the zoo under both names.
+    """One array of the zoo under both names, or one that only the reference has.
 
     Attributes:
         reference: the reference's name, such as ``conv1.weight``.
-        ours: the zoo's path, such as ``conv1/kernel``.
+        ours: the zoo's path, such as ``conv1/kernel``; empty if the zoo has no such array.
         transform: converts between the layouts.
         part: the part of the reference's array that is stored under ``ours``; None for all of it.
+        role: what the array is to the model. The helpers below make all but the first.
+
+            * ``parameter``: a weight of both.
+            * ``copy``: a second name of the weight ``ours``. A file may have either name or both,
+              and then both arrays must be equal. Export does not write it.
+            * ``buffer``: no weight, such as a mask. A file may have it; it is not read.
+            * ``zeros``: a weight that the zoo's model lacks, which is as if it were zero. Export
+              writes zeros; a file may lack it, and what it has must be zero.
+        shape: the shape of ``zeros``.
     """
 
     reference: str
     ours: str
     transform: Transform = AS_IT_IS
     part: Part | None = None
+    role: Literal["parameter", "copy", "buffer", "zeros"] = "parameter"
+    shape: tuple[int, ...] = ()
 
 
 Table = Sequence[Entry]
@@ -50,21 +65,26 @@ def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarra
 
     Raises:
         UserError: parameters are missing or not in the table, or the table lacks parts of an
-            array; the message lists all of them.
+            array.
     """
     flat = _flatten(params)
-    _check_names(flat, [entry.ours for entry in table], "the parameters")
+    _check_names(flat, _paths(table), "the parameters")
     parts: dict[str, list[tuple[Part | None, np.ndarray]]] = {}
     for entry in table:
-        array = entry.transform.to_reference(np.asarray(flat[entry.ours]))
+        if entry.role == "parameter":
+            array = entry.transform.to_reference(np.asarray(flat[entry.ours]))
+        elif entry.role == "zeros":
+            array = np.zeros(entry.shape, np.float32)
+        else:
+            continue
         parts.setdefault(entry.reference, []).append((entry.part, array))
     if lacking := [
         f"{name} has parts {sorted(part.index for part, _ in found if part)} of {found[0][0].of}"
         for name, found in parts.items()
         if found[0][0] and len(found) != found[0][0].of
     ]:
-        raise UserError("the table lacks parts:\n  " + "\n  ".join(lacking))
-    return {name: np.ascontiguousarray(_joined(found)) for name, found in parts.items()}
+        raise UserError("the table lacks parts:" + few(lacking))
+    return {name: np.asarray(_joined(found), order="C") for name, found in parts.items()}
 
 
 def from_reference(
@@ -73,36 +93,17 @@ def from_reference(
     """Returns parameters from a flat dictionary with the reference's names and layouts.
 
     Args:
-        arrays: the arrays by the reference's names.
+        arrays: the arrays by the reference's names, of the types in ``zoo.weights.types``.
         table: the table of the model.
-        like: the model's parameters or their shapes, as nested dictionaries.
+        like: the model's parameters or their shapes, as nested dictionaries. The result has their
+            types.
 
     Raises:
-        UserError: arrays are missing, not in the table, or have another shape; the message lists
-            all of them.
+        UserError: arrays are missing, not in the table, of another shape, of a type that weights
+            do not have, or not finite in the model's type. The message has the number of each kind
+            and the first of them.
     """
-    shapes = _flatten(like)
-    _check_names(shapes, [entry.ours for entry in table], "the model's parameters")
-    wrong = _wrong_names(arrays, list(dict.fromkeys(entry.reference for entry in table)))
-    made: dict[str, Any] = {}
-    for entry in table:
-        if entry.reference not in arrays:
-            continue
-        wanted = shapes[entry.ours].shape
-        try:
-            whole = arrays[entry.reference]
-            array = whole if entry.part is None else _part(whole, entry.part)
-            array = np.ascontiguousarray(entry.transform.to_ours(array))
-        except ValueError:
-            array = None
-        if array is None or array.shape != wanted:
-            shape = arrays[entry.reference].shape
-            wrong.append(f"{entry.reference} {shape} does not give {entry.ours} {wanted}")
-            continue
-        made[entry.ours] = array
-    if wrong:
-        raise UserError("the weights do not fit the model:\n  " + "\n  ".join(wrong))
-    return _nested(made)
+    return _read(arrays, table, like)[0]
 
 
 def variables_to_reference(variables: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
@@ -111,10 +112,7 @@ def variables_to_reference(variables: Mapping[str, Any], table: Table) -> dict[s
     Raises:
         UserError: see ``to_reference``.
     """
-    merged: dict[str, Any] = {}
-    for collection in variables.values():
-        merged |= _flatten(collection)
-    return to_reference(merged, table)
+    return to_reference(_merged(variables), table)
 
 
 def variables_from_reference(
@@ -130,16 +128,162 @@ def variables_from_reference(
     Raises:
         UserError: see ``from_reference``.
     """
-    flat = {name: _flatten(collection) for name, collection in like.items()}
-    merged: dict[str, Any] = {}
-    for collection in flat.values():
-        merged |= collection
-    counted = {name: a for name, a in arrays.items() if not name.endswith("num_batches_tracked")}
-    made = _flatten(from_reference(counted, table, merged))
-    return {
-        name: _nested({path: made[path] for path in collection})
-        for name, collection in flat.items()
+    return variables_and_types(arrays, table, like)[0]
+
+
+def variables_and_types(
+    arrays: Mapping[str, np.ndarray], table: Table, like: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns ``variables_from_reference``, and how many of them had which type in ``arrays``.
+
+    Raises:
+        UserError: see ``from_reference``.
+    """
+    counted = {name: name for name in arrays if not COUNTER.search(name)}
+    made, types = _read(Renamed(arrays, counted), table, _merged(like))
+    flat = _flatten(made)
+    variables = {
+        name: _nested({path: flat[path] for path in _flatten(collection)})
+        for name, collection in like.items()
     }
+    return variables, types
+
+
+def own_table(variables: Mapping[str, Any]) -> Table:
+    """Returns the table of a model that no library has: the zoo's own names and layouts.
+
+    Args:
+        variables: the model's variables, or their shapes.
+    """
+    return [Entry(path.replace("/", "."), path) for path in _merged(variables)]
+
+
+def prefixed(table: Table, reference: str, ours: str) -> Table:
+    """Returns the table of a part of a model, whose names have prefixes there."""
+    return [
+        dataclasses.replace(
+            entry,
+            reference=f"{reference}{entry.reference}",
+            ours=f"{ours}{entry.ours}" if entry.ours else "",
+        )
+        for entry in table
+    ]
+
+
+def renamed(table: Table, pattern: str, replacement: str) -> Table:
+    """Returns the table for another spelling of the reference's names: see ``re.sub``."""
+    return [
+        dataclasses.replace(entry, reference=re.sub(pattern, replacement, entry.reference))
+        for entry in table
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed(Mapping[str, np.ndarray]):
+    """Arrays under other names.
+
+    Attributes:
+        arrays: the arrays, which are read when they are asked for.
+        names: the name in ``arrays`` of each array.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    names: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[self.names[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names  # a Mapping's own would read the array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _read(
+    arrays: Mapping[str, np.ndarray], table: Table, like: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    shapes = _flatten(like)
+    _check_names(shapes, _paths(table), "the model's parameters")
+    copies = {entry.ours: entry.reference for entry in table if entry.role == "copy"}
+    # A file of tied weights may have only the second of their names.
+    stored = {
+        entry.reference: copies[entry.ours]
+        if entry.reference not in arrays and copies.get(entry.ours) in arrays
+        else entry.reference
+        for entry in table
+        if entry.role == "parameter"
+    }
+    entries: dict[str, list[Entry]] = {}
+    for entry in table:
+        entries.setdefault(stored.get(entry.reference, entry.reference), []).append(entry)
+    made: dict[str, Any] = {}
+    types: collections.Counter[str] = collections.Counter()
+    wrong: list[str] = []
+    for name in entries:
+        weights = [entry for entry in entries[name] if entry.role == "parameter"]
+        if name not in arrays or entries[name][0].role == "buffer":
+            continue
+        try:
+            whole = arrays[name]
+            if weights:
+                types[str(whole.dtype)] += len(weights)
+                array = as_type(name, whole, shapes[weights[0].ours].dtype)
+                made |= _converted(name, array, weights, shapes)
+            elif entries[name][0].role == "zeros":
+                _check_zero(name, whole)
+            else:
+                _check_equal(name, whole, entries[name][0].ours, table, arrays)
+        except UserError as error:
+            wrong.append(str(error))
+    lines = differences(list(arrays), list(stored.values()), {entry.reference for entry in table})
+    if lines or wrong:
+        raise UserError(
+            "the weights do not fit the model:" + "".join(f"\n  {x}" for x in lines) + few(wrong)
+        )
+    return _nested(made), dict(types)
+
+
+def _converted(
+    name: str, whole: np.ndarray, entries: Sequence[Entry], shapes: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Returns the zoo's arrays that one of the reference's gives, by path."""
+    made, wrong = {}, []
+    for entry in entries:
+        wanted = shapes[entry.ours].shape
+        array = _ours(whole, entry)
+        if array is None or array.shape != wanted:
+            wrong.append(f"{name} {whole.shape} does not give {entry.ours} {wanted}")
+        else:
+            made[entry.ours] = array
+    if wrong:
+        raise UserError("\n  ".join(wrong))
+    return made
+
+
+def _check_zero(name: str, array: np.ndarray) -> None:
+    if np.any(array):
+        raise UserError(f"{name} is not zero, and the model is without it: make it with biases")
+
+
+def _check_equal(
+    name: str, array: np.ndarray, ours: str, table: Table, arrays: Mapping[str, np.ndarray]
+) -> None:
+    (of,) = (e.reference for e in table if e.role == "parameter" and e.ours == ours)
+    if of in arrays and not np.array_equal(array, arrays[of]):
+        raise UserError(f"{name} is not equal to {of}, and they are one array of the model")
+
+
+def _ours(whole: np.ndarray, entry: Entry) -> np.ndarray | None:
+    """Returns the zoo's array of an entry; None if the reference's has a shape that cannot be."""
+    try:
+        part = whole if entry.part is None else _part(whole, entry.part)
+        return np.asarray(entry.transform.to_ours(part), order="C")
+    except (ValueError, IndexError):  # an axis that the array does not have
+        return None
 
 
 def _part(whole: np.ndarray, part: Part) -> np.ndarray:
@@ -177,6 +321,21 @@ def attention_entries(weight: str, bias: str, out: str, ours: str) -> Table:
             Entry(bias, f"{ours}/{name}/bias", part=part),
         ]
     return [*table, *linear_entries(out, f"{ours}/out")]
+
+
+def copy_entry(reference: str, ours: str) -> Entry:
+    """Returns the entry of a second name that a reference's files have for tied weights."""
+    return Entry(reference, ours, role="copy")
+
+
+def buffer_entry(reference: str) -> Entry:
+    """Returns the entry of an array in a reference's files that is no weight, such as a mask."""
+    return Entry(reference, "", role="buffer")
+
+
+def zeros_entry(reference: str, *shape: int) -> Entry:
+    """Returns the entry of a weight of the reference that the zoo's model lacks, such as a bias."""
+    return Entry(reference, "", role="zeros", shape=shape)
 
 
 def norm_entries(reference: str, ours: str, *, bias: bool = True) -> Table:
@@ -221,12 +380,18 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _merged(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arrays of all collections by path; a path is in one of them only."""
+    merged: dict[str, Any] = {}
+    for collection in variables.values():
+        merged |= _flatten(collection)
+    return merged
+
+
+def _paths(table: Table) -> list[str]:
+    return [entry.ours for entry in table if entry.role == "parameter"]
+
+
 def _check_names(found: Mapping[str, Any], wanted: Sequence[str], what: str) -> None:
-    if wrong := _wrong_names(found, wanted):
-        raise UserError(f"{what} do not fit the table:\n  " + "\n  ".join(wrong))
-
-
-def _wrong_names(found: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
-    missing = [f"{name} is missing" for name in wanted if name not in found]
-    extra = [f"{name} is not in the table" for name in found if name not in wanted]
-    return missing + extra
+    if lines := differences(list(found), wanted, set(wanted)):
+        raise UserError(f"{what} do not fit the table:" + "".join(f"\n  {x}" for x in lines))
