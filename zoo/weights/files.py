@@ -1,5 +1,6 @@
 """Weights in safetensors files, from a path or from the Hugging Face hub."""
 
+import contextlib
 import json
 import re
 import stat
@@ -165,7 +166,8 @@ def write_weights(
         write_atomically(folder / "config.json", json.dumps(dict(description), indent=2) + "\n")
         seal(folder, (FILE, "config.json"))
     except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise UserError(f"the weights cannot be written to {folder}: {error}") from error
     return folder / FILE
 
