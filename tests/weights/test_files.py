@@ -276,6 +276,7 @@ def test_what_cannot_be_written_is_an_error_and_leaves_what_was_there(tmp_path):
     file = write_weights(tmp_path / "out", arrays, {})
     np.testing.assert_array_equal(read_weights(file)["a"], arrays["a"])
     assert sorted(path.name for path in file.parent.iterdir()) == [
+        "checksums.json",
         "config.json",
         "model.safetensors",
     ]
