@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from zoo import config as configs
-from zoo import data, finetuning, process
+from zoo import data, finetuning, process, storage
 from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import Family, create_model
@@ -196,6 +196,12 @@ def init_state(parts: Parts) -> TrainState:
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), train_shapes(parts))
     variables = parts.task.init(init_key, example)
     return create_state(variables, parts.optimizer, run_key, ema=parts.settings.ema_decay > 0)
+
+
+def state_bytes(parts: Parts) -> int:
+    """Returns the bytes of a run's state; nothing is computed."""
+    shapes = jax.eval_shape(lambda: init_state(parts))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainState, list[str]]:
@@ -400,6 +406,8 @@ def read_config(workdir: Path) -> ConfigDict:
         UserError: the folder does not hold a run.
     """
     file = workdir / "config.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise UserError(f"--workdir={workdir} holds no run: there is no {file}")
-    return configs.from_json(file.read_text(encoding="utf-8"))
+    return configs.from_json(
+        storage.read_text(file, "Bring it back from a copy: the run cannot be used without it")
+    )

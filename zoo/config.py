@@ -159,8 +159,10 @@ def from_json(text: str) -> ConfigDict:
     """
     try:
         loaded = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json is not valid JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError("config.json is not a JSON object: bring it back from a copy")
     if "fit" in loaded:
         raise ConfigError(
             "config.json describes a run of zoo.fit, which only the code that called it can rebuild"
