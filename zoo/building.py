@@ -408,6 +408,9 @@ def read_config(workdir: Path) -> ConfigDict:
     file = workdir / "config.json"
     if not os.path.lexists(file):
         raise UserError(f"--workdir={workdir} holds no run: there is no {file}")
-    return configs.from_json(
-        storage.read_text(file, "Bring it back from a copy: the run cannot be used without it")
-    )
+    way_out = "Bring it back from a copy: the run cannot be used without it"
+    storage.read_object(file, way_out)
+    try:
+        return configs.from_json(storage.read_text(file, way_out))
+    except configs.ConfigError as error:
+        raise configs.ConfigError(f"{file}: {error}") from error

@@ -94,7 +94,7 @@ def check(config: ConfigDict) -> ConfigDict:
     for section in ("model", "task"):
         if f"{section}.name" not in given:
             raise ConfigError(f"{section}.name is missing: give the name of the {section}")
-    extensions = tuple(given.get("extensions", ()))
+    extensions = _check_value("extensions", given.get("extensions", ()), _TOP)
     known = catalog(extensions)
     all_fields = _fields(known, given["model.name"], given["task.name"])
     resolved = base(given["model.name"], given["task.name"], extensions=extensions)
@@ -167,7 +167,11 @@ def from_json(text: str) -> ConfigDict:
         raise ConfigError(
             "config.json describes a run of zoo.fit, which only the code that called it can rebuild"
         )
-    return check(ConfigDict(loaded))
+    try:
+        config = ConfigDict(loaded)
+    except ValueError as error:  # a name with a dot
+        raise ConfigError(f"config.json is not a config: {error}") from error
+    return check(config)
 
 
 def differences(
@@ -229,7 +233,7 @@ def _fields(known: Catalog, model: str, task: str) -> dict[str, Field]:
 
 
 def _check_name(path: str, value: Any, known: Iterable[str]) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ConfigError(f"{path}={value!r} is unknown.{did_you_mean(str(value), known)}")
 
 

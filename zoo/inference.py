@@ -54,7 +54,13 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
     if read is None:
         raise UserError(f"the work directory {workdir} has no {checkpoint} checkpoint")
     state, step = read
-    task = building.build_task(config, vocabularies)
+    try:
+        task = building.build_task(config, vocabularies)
+    except KeyError as error:
+        raise storage.DamagedFile(
+            f"{workdir / 'vocabulary.json'} is damaged: it lacks the vocabulary {error}. Bring it "
+            "back from a copy: the run cannot be used without it"
+        ) from error
     params = state["ema_params"] or state["params"]
     variables = {"params": params} | building.weights_in(state["model_state"], task)
     return Loaded(task.model, variables, vocabularies, config, task, step, building.wing_of(config))

@@ -266,11 +266,8 @@ def fit(
 
 def _other_fit(saved: str, decides: Mapping[str, Any], steps: int) -> list[str]:
     """Returns why the run that ``config.json`` describes is not this one; empty if it is."""
-    try:
-        description = json.loads(saved)
-    except (ValueError, RecursionError) as error:
-        return [f"its config.json is damaged: it is not JSON ({error}). Bring it back from a copy"]
-    there = description.get("fit") if isinstance(description, dict) else None
+    description = json.loads(saved)
+    there = description.get("fit")
     if there is None:
         return ["it is the run of a config"]
     if not isinstance(there, dict) or not isinstance(there.get("steps"), int):
@@ -351,11 +348,14 @@ def _known(error: BaseException, job: Job, folder: Workdir) -> BaseException:
             known = storage.not_written(workdir, refused, building.state_bytes(job.parts))
             # Frees the room of what was not finished, which the next start would remove anyway.
             storage.clear_unfinished(workdir)
-        elif isinstance(error, OSError) and _lies_in(error.filename, workdir):
-            known = WorkdirError(
-                f"the work directory {workdir} cannot be used ({storage.said(error)}): mend this, "
-                "or give another --workdir"
-            )
+        elif not isinstance(error, UserError):
+            for found in storage.system_errors(error):
+                if _lies_in(found.filename, workdir):
+                    known = WorkdirError(
+                        f"the work directory {workdir} cannot be used ({storage.said(found)}): "
+                        "mend this, or give another --workdir"
+                    )
+                    break
     ended: Report = {"status": "failed", "reason": str(known) or type(known).__name__}
     if isinstance(known, Stopped | KeyboardInterrupt):
         ended = {"status": "stopped"}
@@ -410,6 +410,7 @@ def _train_and_report(
                 f"this run has finished {training.step} steps: ask for more steps to go on, or "
                 "restart it to begin anew"
             )
+            read_records(workdir / "metrics.jsonl", console.print)
             report = finished
         else:
             write_report(workdir, report | {"steps": training.step})
@@ -641,7 +642,7 @@ def _finished_report(workdir: Path, console: Console) -> Report:
     if not os.path.lexists(workdir / FILE):
         return {}
     try:
-        report = read_report(workdir)
+        report = read_report(workdir, "It is written anew")
     except storage.DamagedFile as error:
         aside = storage.move_aside(workdir / FILE)
         console.print(f"{error}; the old one is kept as {aside.name}")

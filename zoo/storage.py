@@ -39,6 +39,20 @@ class DamagedFile(UserError):
     """A file that is absent or not what the zoo wrote; the message names it and the way out."""
 
 
+def read_bytes(path: Path) -> bytes:
+    """Returns the content of a file; a pipe or a device, which might never end, is refused.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not path.is_file():
+        path.stat()
+        code = errno.EISDIR if path.is_dir() else errno.EINVAL
+        words = os.strerror(code) if path.is_dir() else "it is no regular file"
+        raise OSError(code, words, str(path))
+    return path.read_bytes()
+
+
 def read_text(path: Path, way_out: str) -> str:
     """Returns the text of a file of a run.
 
@@ -50,7 +64,7 @@ def read_text(path: Path, way_out: str) -> str:
         DamagedFile: the file is absent, is no file, cannot be read or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DamagedFile(f"{path} is damaged: it is not UTF-8. {way_out}") from error
     except (OSError, ValueError) as error:
@@ -107,10 +121,14 @@ def named(path: Path | str) -> Iterator[None]:
 
 
 def refusal(error: BaseException) -> OSError | None:
-    """Returns why the file system refused to write, however deep in an exception it is buried.
+    """Returns why the file system refused to write, or None if an exception has another reason."""
+    return next((found for found in system_errors(error) if found.errno in REFUSALS), None)
+
+
+def system_errors(error: BaseException) -> Iterator[OSError]:
+    """Returns the errors of the system that led to an exception, however deep they are buried.
 
     Looks through causes, contexts and groups, and also into the text of TensorStore's errors.
-    Returns None for an exception that has another reason.
     """
     waiting, seen = [error], set()
     while waiting:
@@ -119,16 +137,12 @@ def refusal(error: BaseException) -> OSError | None:
             continue
         seen.add(id(current))
         if isinstance(current, OSError):
-            if current.errno in REFUSALS:
-                return current
+            yield current
         elif match := _NUMBER.search(str(current)):
-            number = int(match[1])
-            if number in REFUSALS:
-                path = _QUOTED_PATH.search(str(current))
-                return OSError(number, os.strerror(number), path[1] if path else None)
+            path = _QUOTED_PATH.search(str(current))
+            yield OSError(int(match[1]), os.strerror(int(match[1])), path[1] if path else None)
         waiting += [e for e in (current.__cause__, current.__context__) if e is not None]
         waiting += getattr(current, "exceptions", ())
-    return None
 
 
 def steps_saved(workdir: Path, name: str = "checkpoints") -> list[int]:

@@ -20,6 +20,7 @@ from zoo.reports.records import is_gone, write_atomically
 Differences = Callable[[str], list[str]]
 CONFIG = "config.json"
 _LOCK = ".lock"
+_WAY_OUT = "Bring it back from a copy"
 
 
 class WorkdirError(UserError):
@@ -136,6 +137,8 @@ def claim(
     if restart:
         workdir = _aside(path, say)
     else:
+        if explicit:
+            _check_usable(path)
         reasons = _reasons(path, differences)
         if reasons and explicit:
             raise WorkdirError(
@@ -155,6 +158,19 @@ def claim(
     return workdir
 
 
+def _check_usable(path: Path) -> None:
+    """Raises WorkdirError if a path is a file, or its ``config.json`` is damaged."""
+    if os.path.isfile(path):
+        raise _unusable(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    if os.path.lexists(path / CONFIG):
+        try:
+            storage.read_object(path / CONFIG, _WAY_OUT)
+        except storage.DamagedFile as error:
+            raise WorkdirError(
+                f"{error}, give another --workdir, or --restart to move {path} aside and begin anew"
+            ) from error
+
+
 def _reasons(path: Path, differences: Differences) -> list[str]:
     """Returns how the run in a folder differs from this one; empty if the run may use it.
 
@@ -163,15 +179,13 @@ def _reasons(path: Path, differences: Differences) -> list[str]:
     """
     try:
         names = set(os.listdir(path))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         if os.path.islink(path):
-            raise _unusable(path, f"it is a link to {os.readlink(path)}, which is absent") from None
+            raise _unusable(path, error) from error
         return []
-    except NotADirectoryError as error:
+    except (OSError, ValueError) as error:
         if os.path.isfile(path):
             return ["it is a file"]
-        raise _unusable(path, error) from error
-    except (OSError, ValueError) as error:
         raise _unusable(path, error) from error
     if not names - {_LOCK, CONFIG + ".tmp"}:
         return []
@@ -179,7 +193,8 @@ def _reasons(path: Path, differences: Differences) -> list[str]:
     if CONFIG not in names:
         return [f"it has files, but no {CONFIG}"]
     try:
-        return differences(storage.read_text(file, "Bring it back from a copy"))
+        storage.read_object(file, _WAY_OUT)
+        return differences(storage.read_text(file, _WAY_OUT))
     except storage.DamagedFile as error:
         return [str(error)]
     except ConfigError as error:
@@ -218,8 +233,6 @@ def _opened(path: Path) -> IO[bytes]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise storage.not_written(path, _about(error, lock), 0) from error
-        if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
-            raise _unusable(path, f"it is a link to {os.readlink(path)}, which is absent") from None
         raise _unusable(path, error) from error
     except ValueError as error:
         raise _unusable(path, error) from error
@@ -238,8 +251,15 @@ def _lock(file: IO[bytes]) -> None:
             time.sleep(0.05)
 
 
-def _unusable(path: Path, reason: OSError | ValueError | str) -> WorkdirError:
-    words = reason.strerror if isinstance(reason, OSError) else reason
+def _unusable(path: Path, reason: OSError | ValueError) -> WorkdirError:
+    """Returns the error for a path that no run can use."""
+    words = str(reason)
+    if isinstance(reason, OSError):
+        words = reason.strerror or words
+        for part in (path, *path.parents):
+            if os.path.lexists(part) and not os.path.isdir(part):
+                kind = "is a link that leads nowhere" if part.is_symlink() else "is no folder"
+                words = f"{'it' if part == path else part} {kind}"
     # A NUL in a path would end the message in a terminal.
     shown = str(path).replace("\0", "\\0")
     if len(shown) > 200:

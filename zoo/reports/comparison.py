@@ -45,6 +45,8 @@ def read_reports(
     names = [Path(os.path.abspath(folder)).name for folder in folders]
     seen: set[str] = set()
     for folder, name in zip(folders, names, strict=True):
+        if "\0" in str(folder):
+            raise UserError(f"{str(folder)!r} holds no run: a path has no NUL character")
         real = os.path.realpath(folder)
         if real in seen:
             raise UserError(f"{folder} is given twice: give each run once")

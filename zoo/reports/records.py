@@ -43,6 +43,8 @@ def read_records(path: Path, say: Callable[[str], None]) -> list[dict[str, Any]]
         say(f"{path}: {torn}")
     if damaged:
         say(f"{path} {damaged}")
+    elif not records:
+        say(f"{path} {'holds no records' if os.path.lexists(path) else 'is absent'}")
     return records
 
 
@@ -97,13 +99,18 @@ def _lost(records: list[dict[str, Any]], evaluated_step: int, epochs: int) -> st
 def _read(path: Path) -> tuple[list[dict[str, Any]], str, str]:
     """Returns the records of a file, words on an unfinished last line, and on any other damage."""
     try:
-        content = path.read_bytes()
+        content = storage.read_bytes(path)
     except FileNotFoundError:
         return [], "", ""
     except OSError as error:
         return [], "", f"cannot be read ({error.strerror})"
     *lines, rest = content.split(b"\n")
-    torn = "the last line, which a crash has cut off, is left out" if rest else ""
+    torn = ""
+    if rest.startswith(b"{") and b"\0" not in rest:
+        torn = "the last line, which a crash has cut off, is left out"
+    elif rest:
+        # No record begins like this, so it is no remainder of one.
+        lines.append(rest)
     records = [_record(line) for line in lines]
     foreign = [number for number, record in enumerate(records, start=1) if record is None]
     damaged = ""

@@ -15,16 +15,20 @@ FAILURES = "failures"
 _WAY_OUT = "Run the command of this run again, which writes the file anew"
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: Path, way_out: str = _WAY_OUT) -> Report:
     """Returns the content of a run's ``report.json``.
+
+    Args:
+        folder: the run's folder.
+        way_out: what the user can do if the file cannot be read; ends the message.
 
     Raises:
         DamagedFile: the file cannot be read, or lacks what such a file always has.
     """
     file = folder / FILE
-    report = storage.read_object(file, _WAY_OUT)
+    report = storage.read_object(file, way_out)
     if wrong := _wrong(report):
-        raise storage.DamagedFile(f"{file} is damaged: {wrong}. {_WAY_OUT}")
+        raise storage.DamagedFile(f"{file} is damaged: {wrong}. {way_out}")
     return report
 
 
@@ -62,12 +66,14 @@ def write_end(folder: Path, ended: Report) -> str:
             path.unlink(missing_ok=True)
     except OSError as error:
         return f"{file} still says 'running', because it cannot be replaced ({error.strerror})"
-    try:
-        write_report(folder, ended)
-        return ""
-    except OSError:
-        file.with_name(FILE + ".tmp").unlink(missing_ok=True)
-        return f"{file} was removed, because the end of the run could not be written there"
+    short: Report = {name: ended[name] for name in ("status", "steps") if name in ended}
+    for shorter in (ended, short):
+        try:
+            write_report(folder, shorter)
+            return ""
+        except OSError:
+            file.with_name(FILE + ".tmp").unlink(missing_ok=True)
+    return f"{file} was removed, because the end of the run could not be written there"
 
 
 def _wrong(report: Report) -> str:
