@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -201,7 +202,7 @@ def init_state(parts: Parts) -> TrainState:
 def state_bytes(parts: Parts) -> int:
     """Returns the bytes of a run's state; nothing is computed."""
     shapes = jax.eval_shape(lambda: init_state(parts))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainState, list[str]]:
@@ -326,6 +327,23 @@ def train_shapes(parts: Parts) -> Shapes:
     return _with_rows(one, parts.settings.batch_size)
 
 
+def eval_shapes(dataset: data.Dataset, split: str, rows: int) -> Shapes:
+    """Returns the shapes of a global batch of evaluation, taken from one transformed example."""
+    return _with_rows(_eval_batches(dataset, split, 1, (0, 1)), rows)
+
+
+def _eval_batches(
+    dataset: data.Dataset, split: str, rows: int, processes: tuple[int, int]
+) -> data.batching.Batches:
+    return data.eval_batches(
+        dataset.open(split),
+        dataset.transform(False),
+        batch_size=rows,
+        process_index=processes[0],
+        process_count=processes[1],
+    )
+
+
 def make_evaluator(
     task: Task,
     dataset: data.Dataset,
@@ -343,19 +361,10 @@ def make_evaluator(
         stop: checked between two batches.
     """
 
-    def open_batches(split: str, rows: int, processes: tuple[int, int]) -> data.batching.Batches:
-        return data.eval_batches(
-            dataset.open(split),
-            dataset.transform(False),
-            batch_size=rows,
-            process_index=processes[0],
-            process_count=processes[1],
-        )
-
     @contextlib.contextmanager
     def batches(split: str, rows: int) -> Iterator[Iterator[HostBatch]]:
         processes = (jax.process_index(), jax.process_count())
-        with contextlib.closing(open_batches(split, rows, processes)) as opened:
+        with contextlib.closing(_eval_batches(dataset, split, rows, processes)) as opened:
             yield opened
 
     return Evaluator(
@@ -363,7 +372,7 @@ def make_evaluator(
         batches,
         layout,
         batch_size=settings.eval_batch_size,
-        shapes=lambda split, rows: _with_rows(open_batches(split, 1, (0, 1)), rows),
+        shapes=lambda split, rows: eval_shapes(dataset, split, rows),
         precision=settings.precision,
         seed=settings.seed,
         fuse=fuse,

@@ -55,6 +55,8 @@ _MAY_DIFFER = re.compile(
     r"|train\.(log_every|eval_every|eval_batch_size)"
 )
 _LENGTH = ("train.epochs", "train.steps")
+# Sizes and counts are 32-bit numbers in many places below.
+_LARGEST = 2**31 - 1
 
 
 def base(model: str, task: str, *, extensions: tuple[str, ...] = ()) -> ConfigDict:
@@ -246,9 +248,17 @@ def _check_value(path: str, value: Any, known: Mapping[str, Field]) -> Any:
         _check_name(path, value, field.rule.choices)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}={value} must be a finite number")
+    if any(abs(number) > _LARGEST for number in _whole_numbers(value)) and path != "seed":
+        raise ConfigError(f"{path}={value!r} must be at most {_LARGEST}, as no array is larger")
     if not field.rule.allows(value):
         raise ConfigError(f"{path}={value!r} must be {field.rule.words}")
     return value
+
+
+def _whole_numbers(value: Any) -> list[int]:
+    if isinstance(value, tuple):
+        return [number for inner in value for number in _whole_numbers(inner)]
+    return [value] if isinstance(value, int) else []
 
 
 def _unknown(path: str, known: Iterable[str]) -> ConfigError:

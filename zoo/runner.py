@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from zoo import building, data, storage
+from zoo import building, data, sizing, storage
 from zoo import config as configs
 from zoo.data.own import OwnSource, own_dataset
 from zoo.errors import NotWritten, Stopped, UserError, did_you_mean
@@ -66,7 +66,7 @@ class Job:
         parts: the data, the task, the step and the lengths.
         description: the content of ``config.json``.
         start: changes the first state, for example to load weights, and describes the change.
-        names: the user's name of each setting, for messages.
+        given: what the user gave, for messages.
         told: further words for the first line.
         draw: draws a report's figures into the run's folder.
         sections: returns what the report page shows beside the numbers.
@@ -75,7 +75,7 @@ class Job:
     parts: building.Parts
     description: str
     start: Callable[[TrainState], tuple[TrainState, list[str]]] = lambda state: (state, [])
-    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    given: sizing.Given = dataclasses.field(default_factory=sizing.Given)
     told: str = ""
     draw: Callable[[Report, Path], None] = lambda report, folder: None
     sections: Callable[[Report, Path], Sequence[Section]] = lambda report, folder: ()
@@ -129,7 +129,7 @@ def run(
             parts,
             configs.to_json(config),
             start=lambda state: building.started(parts, config, state),
-            names=CONFIG_FIELDS,
+            given=sizing.Given(configs.flatten(config), CONFIG_FIELDS),
             told=told,
             draw=lambda report, path: wing.draw(report, path, dataset.vocabularies, dataset),
             sections=wing.sections,
@@ -348,6 +348,8 @@ def _known(error: BaseException, job: Job, folder: Workdir) -> BaseException:
             known = storage.not_written(workdir, refused, building.state_bytes(job.parts))
             # Frees the room of what was not finished, which the next start would remove anyway.
             storage.clear_unfinished(workdir)
+        elif sizing.is_memory(error):
+            known = sizing.used_up(job.parts, job.given)
         elif not isinstance(error, UserError):
             for found in storage.system_errors(error):
                 if _lies_in(found.filename, workdir):
@@ -377,7 +379,8 @@ def _train_and_report(
 ) -> tuple[TrainState, Report]:
     workdir, parts = folder.path, job.parts
     layout = Layout(make_mesh(parts.settings.devices), parts.placement)
-    building.check_divisible(parts.settings, layout, job.names)
+    building.check_divisible(parts.settings, layout, job.given.names)
+    sizing.check(parts, layout, job.given)
     words = [first_line(parts.settings.precision, layout.mesh), *([job.told] if job.told else [])]
     console.print(" | ".join(words))
     console.print(f"work directory {workdir}")
@@ -415,7 +418,16 @@ def _train_and_report(
         else:
             write_report(workdir, report | {"steps": training.step})
             report = _train(
-                parts, training, shapes, checkpoints, layout, workdir, console, stop, report
+                parts,
+                training,
+                shapes,
+                checkpoints,
+                layout,
+                workdir,
+                console,
+                stop,
+                report,
+                job.given,
             )
             # The numbers are safe before anything is drawn.
             write_report(workdir, report)
@@ -488,6 +500,7 @@ def _train(
     console: Console,
     stop: StopSignal,
     report: Report,
+    given: sizing.Given,
 ) -> Report:
     first, last, progress = training.step, parts.lengths.steps, training.progress
     task, sizes = parts.task, parts.dataset.sizes
@@ -508,6 +521,7 @@ def _train(
     test: dict[str, float] = {}
     try:
         compiled = loop.compile_train_step(parts.train_step, training, shapes, layout)
+        sizing.check_compiled(compiled, parts, given)
         evaluator = building.make_evaluator(task, parts.dataset, parts.settings, layout, stop)
         state = training.state
         for split in ("validation", "test"):
