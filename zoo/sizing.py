@@ -174,7 +174,7 @@ def _explained(error: Exception, given: Given) -> Exception:
         f"model.{name}={value} and data.{name}={other}"
         for path, value in given.fields.items()
         for section, _, name in [path.partition(".")]
-        if section == "model" and name != "name"
+        if section == "model" and isinstance(value, int)
         if (other := given.fields.get(f"data.{name}", value)) != value
     ]
     if is_memory(error) or isinstance(error, OverflowError):

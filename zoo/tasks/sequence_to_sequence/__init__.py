@@ -20,7 +20,7 @@ __all__ = ["WING", "SequenceToSequence", "predict"]
 def _check(config: ConfigDict, family: Family) -> None:
     model, data = config.model, config.data
     # The target is read with the symbol of its begin before it.
-    longest = max(data.max_source_length, data.max_target_length) + 1
+    longest = max(data.max_source_length, data.max_target_length + 1)
     if model.get("positions") == "learned" and model.max_length < longest:
         raise fields.ConfigError(
             f"model.max_length={model.max_length} must be at least {longest} for "
