@@ -206,3 +206,113 @@ def test_a_task_of_the_zoo_can_be_fitted(tmp_path):
     )  # fmt: skip
     assert made.report["metrics"]["test"]["accuracy"] > 0.6
     assert np.sum(made.report["confusion_matrix"]) == 160
+
+
+def broken(*arguments, **options):
+    raise ZeroDivisionError("float division by zero <here>")
+
+
+@pytest.mark.parametrize("part", ["curves.png", "scores", "Parameters"])
+def test_what_cannot_be_made_is_named_and_the_run_is_finished(tmp_path, monkeypatch, capsys, part):
+    place = {
+        "curves.png": "zoo.runner.plot_curves",
+        "scores": "zoo.tasks.own.OwnTask.score",
+        "Parameters": "zoo.reports.page._parameters",
+    }[part]
+    short = {"steps": 4, "splits": SPLITS | {"test": SPLITS["validation"]}}
+    with monkeypatch.context() as patched:
+        patched.setattr(place, broken)
+        report = fit(tmp_path, **short).report
+        why = "ZeroDivisionError: float division by zero <here>"
+        assert (
+            f"warning: {part if part != 'scores' else 'the scores'} could not be made ({why})"
+            in (capsys.readouterr().out)
+        )
+        assert (report["status"], report["failures"]) == ("finished", {part: why})
+        assert set(report["metrics"]) == {"train", "validation", "test"}
+        assert json.loads((tmp_path / "report.json").read_text()) == report
+        page = (tmp_path / "report.html").read_text()
+        assert part in page
+        assert "float division by zero &lt;here&gt;" in page
+        # A second call fails in the same way, and in no other.
+        second = fit(tmp_path, **short).report
+        assert (second["failures"], second["metrics"]) == ({part: why}, report["metrics"])
+    # When the cause is gone, the same call draws again, from the same numbers.
+    again = fit(tmp_path, **short).report
+    assert again["metrics"] == report["metrics"]
+    assert "failures" not in again
+    assert "division" not in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_the_numbers_are_written_before_anything_is_drawn(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("zoo.runner.plot_curves", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, steps=4)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["status"], report["failures"].keys()) == ("finished", {"report.html"})
+    assert not (tmp_path / "report.html").exists()
+    again = fit(tmp_path, steps=4).report
+    assert again == {name: value for name, value in report.items() if name != "failures"}
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_run_that_ends_with_an_error_does_not_go_on_running(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("zoo.training.loop._evaluate", broken)
+        with pytest.raises(ZeroDivisionError):
+            fit(tmp_path, steps=20, save_every=2, eval_every=6)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["status"], report["steps"]) == ("failed", 4)
+    assert "division by zero" in report["reason"]
+    assert fit(tmp_path, steps=20, save_every=2, eval_every=6).report["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("damage", "foreign"),
+    [
+        (b'{"split": "train", "st', 0),
+        (b"\0" * 40, 1),
+        (b"\x93\xfa\nhello\n", 2),
+        (b'{"split": "test", "step": "x"}\n', 1),
+    ],
+)
+def test_damage_to_the_records_is_said_and_nothing_is_thrown_away(
+    tmp_path, capsys, damage, foreign
+):
+    fit(tmp_path, steps=5, log_every=1, eval_every=2)
+    file, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics.jsonl.damaged"
+    whole = file.read_bytes()
+    records = [json.loads(line) for line in whole.splitlines()]
+    file.write_bytes(whole + damage)
+    capsys.readouterr()
+    fit(tmp_path, steps=10, log_every=1, eval_every=2)
+    said = capsys.readouterr().out
+    now = [json.loads(line) for line in file.read_text().splitlines()]
+    assert now[: len(records)] == records
+    assert [r["step"] for r in now if r["split"] == "train"] == list(range(1, 11))
+    assert aside.exists() == (foreign > 0)
+    if foreign:
+        lines = len(records) + foreign
+        assert f"is damaged: {foreign} of {lines} lines are no records" in said
+        assert f"the file is kept as {aside.name}, and its {len(records)} records stay" in said
+        assert aside.read_bytes() == whole + damage
+    else:
+        assert "the last line, which a crash has cut off, is left out" in said
+
+
+@pytest.mark.parametrize("how", ["empty", "absent", "a folder"])
+def test_records_that_are_gone_are_missed(tmp_path, capsys, how):
+    fit(tmp_path, steps=5, eval_every=2)
+    file = tmp_path / "metrics.jsonl"
+    file.unlink()
+    if how == "empty":
+        file.touch()
+    if how == "a folder":
+        file.mkdir()
+    fit(tmp_path, steps=8, eval_every=2)
+    assert f"{file} does not have any of the records before step 5" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import optax
 from ml_collections import ConfigDict
 
 from zoo import config as configs
-from zoo import data, finetuning, process
+from zoo import data, finetuning, process, storage
 from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import Family, create_model
@@ -204,6 +205,12 @@ def init_state(parts: Parts) -> TrainState:
     return create_state(variables, parts.optimizer, run_key, ema=parts.settings.ema_decay > 0)
 
 
+def state_bytes(parts: Parts) -> int:
+    """Returns the bytes of a run's state; nothing is computed."""
+    shapes = jax.eval_shape(lambda: init_state(parts))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
 def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainState, list[str]]:
     """Loads the weights that ``init_from`` names into the state of step 0; also returns log lines.
 
@@ -327,6 +334,23 @@ def train_shapes(parts: Parts) -> Shapes:
     return _with_rows(one, parts.settings.batch_size)
 
 
+def eval_shapes(dataset: data.Dataset, split: str, rows: int) -> Shapes:
+    """Returns the shapes of a global batch of evaluation, taken from one transformed example."""
+    return _with_rows(_eval_batches(dataset, split, 1, (0, 1)), rows)
+
+
+def _eval_batches(
+    dataset: data.Dataset, split: str, rows: int, processes: tuple[int, int]
+) -> data.batching.Batches:
+    return data.eval_batches(
+        dataset.open(split),
+        dataset.transform(False),
+        batch_size=rows,
+        process_index=processes[0],
+        process_count=processes[1],
+    )
+
+
 def make_evaluator(
     task: Task,
     dataset: data.Dataset,
@@ -344,19 +368,10 @@ def make_evaluator(
         stop: checked between two batches.
     """
 
-    def open_batches(split: str, rows: int, processes: tuple[int, int]) -> data.batching.Batches:
-        return data.eval_batches(
-            dataset.open(split),
-            dataset.transform(False),
-            batch_size=rows,
-            process_index=processes[0],
-            process_count=processes[1],
-        )
-
     @contextlib.contextmanager
     def batches(split: str, rows: int) -> Iterator[Iterator[HostBatch]]:
         processes = (jax.process_index(), jax.process_count())
-        with contextlib.closing(open_batches(split, rows, processes)) as opened:
+        with contextlib.closing(_eval_batches(dataset, split, rows, processes)) as opened:
             yield opened
 
     return Evaluator(
@@ -364,7 +379,7 @@ def make_evaluator(
         batches,
         layout,
         batch_size=settings.eval_batch_size,
-        shapes=lambda split, rows: _with_rows(open_batches(split, 1, (0, 1)), rows),
+        shapes=lambda split, rows: eval_shapes(dataset, split, rows),
         precision=settings.precision,
         seed=settings.seed,
         fuse=fuse,
@@ -407,6 +422,11 @@ def read_config(workdir: Path) -> ConfigDict:
         UserError: the folder does not hold a run.
     """
     file = workdir / "config.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise UserError(f"--workdir={workdir} holds no run: there is no {file}")
-    return configs.from_json(file.read_text(encoding="utf-8"))
+    way_out = "Bring it back from a copy: the run cannot be used without it"
+    storage.read_object(file, way_out)
+    try:
+        return configs.from_json(storage.read_text(file, way_out))
+    except configs.ConfigError as error:
+        raise configs.ConfigError(f"{file}: {error}") from error

@@ -4,46 +4,103 @@ import ast
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from zoo.errors import DamageWarning, Stopped, UserError, did_you_mean
+from zoo import storage
+from zoo.errors import DamageWarning, NotWritten, Stopped, UserError, did_you_mean
 
 USER_ERROR = 2
+# The number that <sysexits.h> gives to an error of input and output.
+DISK_ERROR = 74
 
 
 def run_to_exit(function: Callable[[], None]) -> None:
     """Calls a function and ends the program.
 
     The exit code is 0 on success. It is 2 for an error that the user can fix, which is printed as
-    one message. It is 128 + the number of the signal if a signal has stopped the program:
-    everything is saved, so a supervisor can start it again. This includes SIGPIPE, when the reader
-    of the output has closed the pipe, as in ``zoo … | head``.
+    one message, and 74 if the system refused to write a file, for example because the disk is full.
+    It is 128 + the number of the signal if a signal has stopped the program: everything is saved,
+    so a supervisor can start it again. This includes SIGPIPE, when the reader of the output has
+    closed the pipe, as in ``zoo … | head``.
     """
-    # Users cannot act on the warnings of libraries, such as orbax's about a folder's description.
-    logging.set_verbosity(logging.ERROR)
+    # Users cannot act on the messages of libraries, such as orbax's about a read-only folder. What
+    # orbax logs as an error it raises as well.
+    logging.set_verbosity(logging.FATAL)
+    _silence_echoes()
     _show_damage_plainly()
     try:
         function()
         sys.stdout.flush()
-    except (UserError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-    except Stopped as stopped:
-        print(f"{stopped}; the state is saved: run the same command to resume", file=sys.stderr)
-        sys.exit(128 + stopped.signum)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # Buffered output must go somewhere when the program ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except NotWritten as error:
+        _end(f"error: {error}", DISK_ERROR)
+    except (UserError, flags.Error) as error:
+        _end(f"error: {error}", USER_ERROR)
+    except Stopped as stopped:
+        _end(f"{stopped}; the state is saved: run the same command to resume", 128 + stopped.signum)
+    except KeyboardInterrupt:
+        _end("interrupted", 128 + signal.SIGINT)
+    except Exception as error:
+        refused = storage.refusal(error)
+        if refused is not None:
+            _end(f"error: {storage.said(refused)}", DISK_ERROR)
+        if isinstance(error, OSError) and error.filename is not None:
+            _end(f"error: {storage.said(error)}", USER_ERROR)
+        raise
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Prints the last words of a program and ends it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard(1)
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        # The output lies on the full disk as well, so the exit code is all that can be said.
+        _discard(2)
+    if code == DISK_ERROR:
+        # The threads of unfinished saves would complain while the interpreter ends.
+        _discard(2)
+    sys.exit(code)
+
+
+def _discard(stream: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+def _silence_echoes() -> None:
+    """Keeps threads of libraries from printing what the main thread is told as well.
+
+    When a save fails, orbax raises the error in the main thread. Its other threads, and those of
+    TensorStore, print tracebacks of the same error and of the event loop that it has closed.
+    """
+
+    def is_echo(error: BaseException | None) -> bool:
+        return error is not None and (
+            str(error) == "Event loop is closed" or storage.refusal(error) is not None
+        )
+
+    def thread_hook(arguments: threading.ExceptHookArgs) -> None:
+        if not is_echo(arguments.exc_value):
+            threading.__excepthook__(arguments)
+
+    def unraisable_hook(arguments: Any) -> None:
+        if not is_echo(arguments.exc_value):
+            sys.__unraisablehook__(arguments)
+
+    threading.excepthook, sys.unraisablehook = thread_hook, unraisable_hook
 
 
 def _show_damage_plainly() -> None:

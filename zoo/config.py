@@ -55,6 +55,8 @@ _MAY_DIFFER = re.compile(
     r"|train\.(log_every|eval_every|eval_batch_size)"
 )
 _LENGTH = ("train.epochs", "train.steps")
+# Sizes and counts are 32-bit numbers in many places below.
+_LARGEST = 2**31 - 1
 
 
 def base(model: str, task: str, *, extensions: tuple[str, ...] = ()) -> ConfigDict:
@@ -94,7 +96,7 @@ def check(config: ConfigDict) -> ConfigDict:
     for section in ("model", "task"):
         if f"{section}.name" not in given:
             raise ConfigError(f"{section}.name is missing: give the name of the {section}")
-    extensions = tuple(given.get("extensions", ()))
+    extensions = _check_value("extensions", given.get("extensions", ()), _TOP)
     known = catalog(extensions)
     all_fields = _fields(known, given["model.name"], given["task.name"])
     resolved = base(given["model.name"], given["task.name"], extensions=extensions)
@@ -159,13 +161,19 @@ def from_json(text: str) -> ConfigDict:
     """
     try:
         loaded = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json is not valid JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError("config.json is not a JSON object: bring it back from a copy")
     if "fit" in loaded:
         raise ConfigError(
             "config.json describes a run of zoo.fit, which only the code that called it can rebuild"
         )
-    return check(ConfigDict(loaded))
+    try:
+        config = ConfigDict(loaded)
+    except ValueError as error:  # a name with a dot
+        raise ConfigError(f"config.json is not a config: {error}") from error
+    return check(config)
 
 
 def differences(
@@ -227,7 +235,7 @@ def _fields(known: Catalog, model: str, task: str) -> dict[str, Field]:
 
 
 def _check_name(path: str, value: Any, known: Iterable[str]) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ConfigError(f"{path}={value!r} is unknown.{did_you_mean(str(value), known)}")
 
 
@@ -240,9 +248,17 @@ def _check_value(path: str, value: Any, known: Mapping[str, Field]) -> Any:
         _check_name(path, value, field.rule.choices)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}={value} must be a finite number")
+    if any(abs(number) > _LARGEST for number in _whole_numbers(value)) and path != "seed":
+        raise ConfigError(f"{path}={value!r} must be at most {_LARGEST}, as no array is larger")
     if not field.rule.allows(value):
         raise ConfigError(f"{path}={value!r} must be {field.rule.words}")
     return value
+
+
+def _whole_numbers(value: Any) -> list[int]:
+    if isinstance(value, tuple):
+        return [number for inner in value for number in _whole_numbers(inner)]
+    return [value] if isinstance(value, int) else []
 
 
 def _unknown(path: str, known: Iterable[str]) -> ConfigError:

@@ -12,6 +12,13 @@ class UserError(Exception):
     """
 
 
+class NotWritten(UserError):
+    """The system refused to write a file: the disk is full, for example.
+
+    The message says what could not be written, how much room is missing and what is safe.
+    """
+
+
 class Stopped(Exception):
     """Work ended early because a signal asked for it; what was done is saved."""
 

@@ -2,19 +2,21 @@
 
 import importlib.resources
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from zoo import building, data
+from zoo import building, data, storage
 from zoo import config as configs
 from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import create_model, find, list_models
 from zoo.flops import count_flops
 from zoo.pretrained import save_pretrained
+from zoo.reports.page import in_words, made
 from zoo.reports.sections import Run
 from zoo.tasks.loaded import Loaded
 from zoo.training.checkpoints import Checkpoints
@@ -39,10 +41,7 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
     """
     workdir = Path(workdir)
     config = building.read_config(workdir)
-    file = workdir / "vocabulary.json"
-    if not file.is_file():
-        raise UserError(f"the run in {workdir} is incomplete: there is no {file}")
-    vocabularies = data.vocabularies_from_json(file.read_text(encoding="utf-8"))
+    vocabularies = _vocabularies(workdir)
     building.start_jax(config)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
@@ -53,10 +52,33 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
     if read is None:
         raise UserError(f"the work directory {workdir} has no {checkpoint} checkpoint")
     state, step = read
-    task = building.build_task(config, vocabularies)
+    try:
+        task = building.build_task(config, vocabularies)
+    except KeyError as error:
+        raise storage.DamagedFile(
+            f"{workdir / 'vocabulary.json'} is damaged: it lacks the vocabulary {error}. Bring it "
+            "back from a copy: the run cannot be used without it"
+        ) from error
     params = state["ema_params"] or state["params"]
     variables = {"params": params} | building.weights_in(state["model_state"], task)
     return Loaded(task.model, variables, vocabularies, config, task, step, building.wing_of(config))
+
+
+def _vocabularies(workdir: Path) -> dict[str, data.Vocabulary]:
+    """Reads the vocabularies of a run."""
+    file = workdir / "vocabulary.json"
+    if not os.path.lexists(file):
+        raise UserError(f"the run in {workdir} is incomplete: there is no {file}")
+    way_out = "Bring it back from a copy: the run cannot be used without it"
+    for name, entry in storage.read_object(file, way_out).items():
+        symbols = entry.get("symbols") if isinstance(entry, dict) else None
+        if not (
+            isinstance(symbols, list)
+            and all(isinstance(symbol, str) for symbol in symbols)
+            and isinstance(entry.get("kind"), str)
+        ):
+            raise storage.DamagedFile(f"{file} is damaged: {name!r} is no vocabulary. {way_out}")
+    return data.vocabularies_from_json(storage.read_text(file, way_out))
 
 
 def evaluate(
@@ -180,9 +202,18 @@ def shown(name: str, folder: Path, report: dict[str, Any]) -> Run:
     Raises:
         UserError: the folder does not hold a run.
     """
-    description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    description = storage.read_object(
+        folder / "config.json", "Bring it back from a copy: the run cannot be shown without it"
+    )
     # A run of zoo.fit has no wing, so its page shows only what every run has.
     if "fit" in description:
         return Run(name, folder, report)
-    wing = catalog(description.get("extensions", ())).wings[description["task"]["name"]]
-    return Run(name, folder, report, tuple(wing.sections(report, folder)))
+    try:
+        wing = catalog(tuple(description.get("extensions", ()))).wings[description["task"]["name"]]
+    except (KeyError, TypeError) as error:
+        raise storage.DamagedFile(
+            f"{folder / 'config.json'} names no task of the zoo ({in_words(error)}): if it is "
+            "damaged, bring it back from a copy"
+        ) from error
+    sections = made("Sections", lambda: wing.sections(report, folder))
+    return Run(name, folder, report, tuple(sections))

@@ -1,5 +1,6 @@
 """Settings of the whole process, made before JAX starts. Imports no jax."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -88,6 +89,24 @@ def processor_features() -> str:
     Virtual machines on different processors may report the same names.
     """
     return _processor("flags") or _processor("Features")
+
+
+def memory_bytes() -> int:
+    """Returns the bytes of memory that this process can still have.
+
+    That is what the system has free or can free at once, or the limit of the process's control
+    group (version 2 or 1) if that is less. The result is ``sys.maxsize`` where the system reports
+    neither, as on macOS.
+    """
+    limits = [sys.maxsize]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="utf-8"), re.M)
+        limits += [int(found[1]) * 1024] if found else []
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+            limits.append(int((Path("/sys/fs/cgroup") / file).read_text(encoding="utf-8")))
+    return min(limits)
 
 
 def _processor(field: str) -> str:

@@ -3,10 +3,12 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform as host
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import jax
 import optax
@@ -14,15 +16,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from zoo import building, data
+from zoo import building, data, sizing, storage
 from zoo import config as configs
 from zoo.data.own import OwnSource, own_dataset
-from zoo.errors import Stopped, UserError, did_you_mean
+from zoo.errors import NotWritten, Stopped, UserError, did_you_mean
 from zoo.files import write_atomically
-from zoo.reports.console import ConsoleWriter, parameter_table
-from zoo.reports.page import write_page
-from zoo.reports.plots import plot_curves
+from zoo.reports.console import ConsoleWriter, Output, parameter_table
+from zoo.reports.page import in_words, write_page
+from zoo.reports.plots import NotDrawn, draw_each, plot_curves
 from zoo.reports.records import read_records
+from zoo.reports.results import FAILURES, FILE, read_report, write_end, write_report
 from zoo.reports.sections import Run, Section
 from zoo.reports.writers import RunWriter
 from zoo.tasks import Task
@@ -32,11 +35,14 @@ from zoo.training.layout import Layout, make_mesh, make_state
 from zoo.training.settings import CONFIG_FIELDS, Settings
 from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
-from zoo.workdir import Workdir, claim
+from zoo.workdir import Workdir, WorkdirError, claim
 
 __all__ = ["Fitted", "fit", "run"]
 
 Report = dict[str, Any]
+
+_PAGE = "report.html"
+_SCORES = "scores"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Job:
         parts: the data, the task, the step and the lengths.
         description: the content of ``config.json``.
         start: changes the first state, for example to load weights, and describes the change.
-        names: the user's name of each setting, for messages.
+        given: what the user gave, for messages.
         told: further words for the first line.
         draw: draws a report's figures into the run's folder.
         sections: returns what the report page shows beside the numbers.
@@ -70,7 +76,7 @@ class Job:
     parts: building.Parts
     description: str
     start: Callable[[TrainState], tuple[TrainState, list[str]]] = lambda state: (state, [])
-    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    given: sizing.Given = dataclasses.field(default_factory=sizing.Given)
     told: str = ""
     draw: Callable[[Report, Path], None] = lambda report, folder: None
     sections: Callable[[Report, Path], Sequence[Section]] = lambda report, folder: ()
@@ -99,6 +105,7 @@ def run(
 
     Raises:
         UserError: the config, the data or the folder cannot be used; the message gives the fix.
+        NotWritten: the disk is full, for example; the message says how much room is missing.
         Stopped: SIGTERM or SIGINT arrived. The state is saved, and the same call resumes the run.
     """
     console = _console()
@@ -125,7 +132,7 @@ def run(
             parts,
             configs.to_json(config),
             start=lambda state: building.started(parts, config, state),
-            names=CONFIG_FIELDS,
+            given=sizing.Given(configs.flatten(config), CONFIG_FIELDS),
             told=told,
             draw=lambda report, path: wing.draw(report, path, dataset.vocabularies, dataset),
             sections=wing.sections,
@@ -207,6 +214,7 @@ def fit(
     Raises:
         UserError: an argument is out of range, a source does not give dictionaries of arrays, or
             the folder holds another run; the message gives the fix.
+        NotWritten: the disk is full, for example; the message says how much room is missing.
         Stopped: SIGTERM or SIGINT arrived. The state is saved, and the same call resumes the run.
     """
     settings = Settings(
@@ -261,9 +269,12 @@ def fit(
 
 def _other_fit(saved: str, decides: Mapping[str, Any], steps: int) -> list[str]:
     """Returns why the run that ``config.json`` describes is not this one; empty if it is."""
-    there = json.loads(saved).get("fit")
+    description = json.loads(saved)
+    there = description.get("fit")
     if there is None:
         return ["it is the run of a config"]
+    if not isinstance(there, dict) or not isinstance(there.get("steps"), int):
+        return ["its config.json is damaged: it gives no steps. Bring it back from a copy"]
     reasons = [
         f"{name} is {there.get(name)!r} there and {value!r} here"
         for name, value in decides.items()
@@ -312,8 +323,58 @@ def parameter_rows(params: Any) -> list[tuple[str, str, int]]:
 
 def _execute(job: Job, folder: Workdir, console: Console) -> tuple[TrainState, Report]:
     """Trains or resumes, writes the report, and returns the last state and the report."""
-    with StopSignal() as stop:
-        return _train_and_report(job, folder, console, stop)
+    try:
+        with StopSignal() as stop:
+            return _train_and_report(job, folder, console, stop)
+    except BaseException as error:
+        # Whatever ends a run: its report shall not go on saying that it is running.
+        known = _known(error, job, folder)
+        if known is error:
+            raise
+        raise known from error
+
+
+def _known(error: BaseException, job: Job, folder: Workdir) -> BaseException:
+    """Returns what ended a run as the user shall see it, and writes it to the report.
+
+    An error that says nothing about the disk or the folder is returned as it is.
+    """
+    workdir = folder.path
+    known = error
+    if isinstance(error, Exception) and not isinstance(error, Stopped):
+        refused = storage.refusal(error)
+        try:
+            folder.check_there()
+        except WorkdirError as gone:
+            return gone
+        if refused is not None:
+            known = storage.not_written(workdir, refused, building.state_bytes(job.parts))
+            # Frees the room of what was not finished, which the next start would remove anyway.
+            storage.clear_unfinished(workdir)
+        elif sizing.is_memory(error):
+            known = sizing.used_up(job.parts, job.given)
+        elif not isinstance(error, UserError):
+            for found in storage.system_errors(error):
+                if _lies_in(found.filename, workdir):
+                    known = WorkdirError(
+                        f"the work directory {workdir} cannot be used ({storage.said(found)}): "
+                        "mend this, or give another --workdir"
+                    )
+                    break
+    ended: Report = {"status": "failed", "reason": str(known) or type(known).__name__}
+    if isinstance(known, Stopped | KeyboardInterrupt):
+        ended = {"status": "stopped"}
+    steps = max(storage.steps_saved(workdir), default=0)
+    left = write_end(workdir, {**ended, "steps": steps, "platform": jax.default_backend()})
+    if left and isinstance(known, NotWritten):
+        return NotWritten(f"{known} ({left})")
+    return known
+
+
+def _lies_in(name: Any, workdir: Path) -> bool:
+    if not isinstance(name, str | bytes):
+        return False
+    return Path(os.fsdecode(name)).absolute().is_relative_to(workdir.absolute())
 
 
 def _train_and_report(
@@ -321,7 +382,8 @@ def _train_and_report(
 ) -> tuple[TrainState, Report]:
     workdir, parts = folder.path, job.parts
     layout = Layout(make_mesh(parts.settings.devices), parts.placement)
-    building.check_divisible(parts.settings, layout, job.names)
+    building.check_divisible(parts.settings, layout, job.given.names)
+    sizing.check(parts, layout, job.given)
     words = [first_line(parts.settings.precision, layout.mesh), *([job.told] if job.told else [])]
     console.print(" | ".join(words))
     console.print(f"work directory {workdir}")
@@ -332,7 +394,7 @@ def _train_and_report(
     # The file is written only now: a config that fails earlier leaves the folder free for a fixed
     # one.
     folder.save_config(job.description)
-    _keep_vocabularies(workdir, parts.dataset)
+    _keep_vocabularies(workdir, parts.dataset, console.print if resumes else None)
     console.print(parameter_table(parameter_rows(state.params)))
     for line in said:
         console.print(line)
@@ -348,33 +410,87 @@ def _train_and_report(
     try:
         shapes = building.train_shapes(parts)
         training = loop.begin_or_resume(state, parts.train_step, shapes, checkpoints, layout)
-        finished = _finished_report(workdir)
+        finished = _finished_report(workdir, console)
         if training.step == parts.lengths.steps == finished.get("steps"):
             console.print(
                 f"this run has finished {training.step} steps: ask for more steps to go on, or "
                 "restart it to begin anew"
             )
-            return training.state, finished
-        try:
-            _write_report(workdir, report | {"steps": training.step})
+            read_records(workdir / "metrics.jsonl", console.print)
+            report = finished
+        else:
+            write_report(workdir, report | {"steps": training.step})
             report = _train(
-                parts, training, shapes, checkpoints, layout, workdir, console, stop, report
+                parts,
+                training,
+                shapes,
+                checkpoints,
+                layout,
+                workdir,
+                console,
+                stop,
+                report,
+                job.given,
             )
-        except Stopped:
-            _write_report(workdir, report | {"status": "stopped", "steps": training.step})
-            raise
-        except loop.NonFiniteLoss as error:
-            reason = {"status": "failed", "reason": str(error), "steps": training.step}
-            _write_report(workdir, report | reason)
-            raise
+            # The numbers are safe before anything is drawn.
+            write_report(workdir, report)
     finally:
         checkpoints.close()
-    plot_curves(workdir / "curves.png", read_records(workdir / "metrics.jsonl"))
-    job.draw(report, workdir)
-    _write_report(workdir, report)
-    sections = tuple(job.sections(report, workdir))
-    write_page(workdir / "report.html", [Run(workdir.name, workdir, report, sections)])
+    if report.get(FAILURES) or not (workdir / _PAGE).is_file():
+        report = _draw(job, folder, report, console)
     return training.state, report
+
+
+def _draw(job: Job, folder: Workdir, report: Report, console: Console) -> Report:
+    """Draws the pictures and the page of a finished run, and returns its report.
+
+    A part that cannot be drawn is named in the terminal, on the page and in the report. It is tried
+    again when the same command is run again.
+    """
+    workdir = folder.path
+    # Before the page, so that it shows the failures of this time only.
+    failures = {name: why for name, why in report.get(FAILURES, {}).items() if name == _SCORES}
+
+    def failed(name: str, error: Exception) -> None:
+        if storage.refusal(error) is not None or isinstance(error, Stopped):
+            raise error
+        failures[name] = in_words(error)
+        console.print(f"warning: {name} could not be made ({failures[name]})")
+
+    def curves(path: Path) -> None:
+        plot_curves(path, read_records(workdir / "metrics.jsonl", console.print))
+
+    for draw in (
+        lambda: draw_each(workdir, {"curves.png": curves}),
+        lambda: job.draw(report, workdir),
+    ):
+        try:
+            draw()
+        except NotDrawn as error:
+            for name, reason in error.failures.items():
+                failed(name, reason)
+        except Exception as error:  # noqa: BLE001 (tasks outside the zoo may raise anything)
+            failed("pictures", error)
+    sections: tuple[Section, ...] = ()
+    try:
+        sections = tuple(job.sections(report, workdir))
+    except Exception as error:  # noqa: BLE001 (as above)
+        failed("sections", error)
+    report = _with_failures(report, failures)
+    run = Run(workdir.name, workdir, report, sections)
+    not_shown = write_page(workdir / _PAGE, [run])
+    for title, why in not_shown.items():
+        if title not in failures:
+            console.print(f"warning: {title} could not be made ({why})")
+    report = _with_failures(report, not_shown | failures)
+    write_report(workdir, report)
+    return report
+
+
+def _with_failures(report: Report, failures: Mapping[str, str]) -> Report:
+    """Returns a report with these failures in place of those that it had."""
+    others = {name: value for name, value in report.items() if name != FAILURES}
+    return others | {FAILURES: dict(failures)} if failures else others
 
 
 def _train(
@@ -387,17 +503,28 @@ def _train(
     console: Console,
     stop: StopSignal,
     report: Report,
+    given: sizing.Given,
 ) -> Report:
     first, last, progress = training.step, parts.lengths.steps, training.progress
     task, sizes = parts.task, parts.dataset.sizes
     if first:
         console.print(f"resuming at step {first} of {last}")
     bar = ConsoleWriter(console, last, parts.lengths.steps_per_epoch)
-    writer = RunWriter(workdir, bar, step=first, evaluated_step=progress.evaluated_step)
+    writer = RunWriter(
+        workdir,
+        bar,
+        step=first,
+        evaluated_step=progress.evaluated_step,
+        epochs=first // parts.lengths.steps_per_epoch,
+        say=console.print,
+    )
     scores: Report = {}
+    # The page is missing until it is drawn, also if the run is killed before that.
+    failures = {_PAGE: "it has not been written yet"}
     test: dict[str, float] = {}
     try:
         compiled = loop.compile_train_step(parts.train_step, training, shapes, layout)
+        sizing.check_compiled(compiled, parts, given)
         evaluator = building.make_evaluator(task, parts.dataset, parts.settings, layout, stop)
         state = training.state
         for split in ("validation", "test"):
@@ -419,7 +546,12 @@ def _train(
         def evaluate(state: TrainState) -> dict[str, float]:
             if task.draws:
                 drawn = evaluator.samples(state.eval_params, state.model_state, "validation")
-                writer.write_images("validation", training.step, task.pictures(drawn))
+                try:
+                    writer.write_images("validation", training.step, task.pictures(drawn))
+                except Exception as error:
+                    if _must_end(error):
+                        raise
+                    console.print(f"warning: the samples are not drawn ({in_words(error)})")
             return evaluator.means(state.eval_params, state.model_state, "validation")
 
         bar.start(first)
@@ -440,7 +572,14 @@ def _train(
         state = training.state
         if "test" in sizes:
             test = evaluator.means(state.eval_params, state.model_state, "test")
-            scores = evaluator.scores(state.eval_params, state.model_state, "test")
+            try:
+                scores = evaluator.scores(state.eval_params, state.model_state, "test")
+            except Exception as error:
+                # The losses above are known, and the run is worth more than its scores.
+                if _must_end(error):
+                    raise
+                failures[_SCORES] = in_words(error)
+                console.print(f"warning: the scores could not be made ({failures[_SCORES]})")
             test |= scores.pop("metrics", {})
             writer.write(
                 {"split": "test", "step": last, "epoch": parts.lengths.epoch(last), **test}
@@ -461,37 +600,72 @@ def _train(
         "epochs": last / parts.lengths.steps_per_epoch,
         "train_seconds": progress.train_seconds,
         "compile_seconds": progress.compile_seconds,
-        "examples_per_second": seen / progress.train_seconds,
+        "examples_per_second": seen / progress.train_seconds if progress.train_seconds else 0.0,
         "metrics": metrics,
         "best": {"step": progress.best_step, parts.lengths.best_metric: progress.best},
+        FAILURES: failures,
         **scores,
     }
 
 
+def _must_end(error: Exception) -> bool:
+    """Returns whether an error ends the run, although it came while scores or pictures were made.
+
+    These are a signal, an error that the user can mend, a full disk and memory that is used up.
+    """
+    return isinstance(error, Stopped | UserError | MemoryError | jax.errors.JaxRuntimeError) or (
+        storage.refusal(error) is not None
+    )
+
+
 def _console() -> Console:
-    return Console(soft_wrap=True, markup=False, highlight=False)
+    return Console(
+        file=cast(IO[str], Output(sys.stdout)), soft_wrap=True, markup=False, highlight=False
+    )
 
 
-def _keep_vocabularies(workdir: Path, dataset: data.Dataset) -> None:
-    """Writes the data's vocabularies into the run's folder, or compares them with those there."""
+def _keep_vocabularies(
+    workdir: Path, dataset: data.Dataset, say: Callable[[str], None] | None
+) -> None:
+    """Writes the data's vocabularies into the run's folder, or compares them with those there.
+
+    Args:
+        workdir: the run's folder.
+        dataset: the data that are read.
+        say: tells the user that the file of a run that resumes was absent; None for a new run.
+    """
     file, text = workdir / "vocabulary.json", data.vocabularies_to_json(dataset.vocabularies)
-    if not file.exists():
-        write_atomically(file, text)
-    elif file.read_text(encoding="utf-8") != text:
+    if not os.path.lexists(file):
+        with storage.named(file):
+            write_atomically(file, text)
+        if say is not None:
+            say(f"{file} was absent and is written anew, from the data as they are now")
+        return
+    way_out = (
+        "Bring it back from a copy; or, if the data have not changed since the run began, remove "
+        "it and run the same command, which writes it anew"
+    )
+    if storage.read_text(file, way_out) != text:
+        # A damaged file is no sign that the data have changed.
+        storage.read_object(file, way_out)
         raise UserError(
             f"the data have changed since the run in {workdir} began: their symbols are not those "
             f"of {file}. Bring the old data back, or begin anew with --restart"
         )
 
 
-def _finished_report(workdir: Path) -> Report:
-    file = workdir / "report.json"
-    report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return report if report.get("status") == "finished" else {}
-
-
-def _write_report(workdir: Path, report: Report) -> None:
-    write_atomically(workdir / "report.json", json.dumps(report, indent=2) + "\n")
+def _finished_report(workdir: Path, console: Console) -> Report:
+    """Returns the report of a run that has nothing left to do but drawing; else nothing."""
+    if not os.path.lexists(workdir / FILE):
+        return {}
+    try:
+        report = read_report(workdir, "It is written anew")
+    except storage.DamagedFile as error:
+        aside = storage.move_aside(workdir / FILE)
+        console.print(f"{error}; the old one is kept as {aside.name}")
+        return {}
+    unscored = _SCORES in report.get(FAILURES, {})
+    return report if report["status"] == "finished" and not unscored else {}
 
 
 def _version(package: str) -> str:

@@ -1,21 +1,27 @@
 """The folder of a run: chooses it, locks it, and checks that it holds the same run."""
 
+import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from zoo import storage
 from zoo.errors import UserError
 from zoo.fields import ConfigError
 from zoo.files import make_folder, write_atomically
+from zoo.reports.records import is_gone
 
 Differences = Callable[[str], list[str]]
 CONFIG = "config.json"
 _LOCK = ".lock"
+_WAY_OUT = "Bring it back from a copy"
 
 
 class WorkdirError(UserError):
@@ -33,13 +39,13 @@ class Workdir:
         """Locks the folder and creates it if it is absent.
 
         Raises:
-            WorkdirError: another process has locked it, or the file system cannot lock files.
+            WorkdirError: the folder cannot be made or written to, another process has locked it, or
+                the file system cannot lock files.
         """
-        make_folder(path)
         self.path = path
-        self._file = (path / _LOCK).open("a+", encoding="utf-8")
+        self._file = _opened(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except BlockingIOError as error:
             holder = _holder(self._file)
             self._file.close()
@@ -54,23 +60,54 @@ class Workdir:
                 "a --workdir on another one"
             ) from error
         self.stale_holder = _holder(self._file) if self._file.tell() else None
-        self._file.truncate(0)
         me = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.datetime.now().isoformat(timespec="seconds"),
         }
-        self._file.write(json.dumps(me))
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(json.dumps(me).encode())
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise storage.not_written(path, _about(error, path / _LOCK), 0) from error
 
     def save_config(self, description: str) -> None:
         """Saves the JSON description of the run in the folder."""
-        write_atomically(self.path / CONFIG, description)
+        with storage.named(self.path / CONFIG):
+            write_atomically(self.path / CONFIG, description)
+
+    def check_there(self) -> None:
+        """Raises WorkdirError if the folder has been deleted or renamed since it was locked."""
+        if is_gone(self.path / _LOCK, self._file):
+            raise WorkdirError(
+                f"the work directory {self.path} was deleted or renamed during the run, so nothing "
+                "more can be saved there: bring it back under this name and run the same command "
+                "to resume, or give another --workdir"
+            )
 
     def close(self) -> None:
         """Releases the folder; an empty lock file says that the holder has ended regularly."""
-        self._file.truncate(0)
-        self._file.close()
+        # A disk that has failed keeps the words in the file; the lock ends in any case.
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def is_running(path: Path) -> bool:
+    """Returns whether a process holds the folder of a run; nothing is written."""
+    try:
+        with (path / _LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # Without a lock file, or with one that cannot be locked, no run of the zoo holds it.
+        return False
+    return False
 
 
 def claim(
@@ -101,6 +138,8 @@ def claim(
     if restart:
         workdir = _aside(path, say)
     else:
+        if explicit:
+            _check_usable(path)
         reasons = _reasons(path, differences)
         if reasons and explicit:
             raise WorkdirError(
@@ -120,17 +159,45 @@ def claim(
     return workdir
 
 
+def _check_usable(path: Path) -> None:
+    """Raises WorkdirError if a path is a file, or its ``config.json`` is damaged."""
+    if os.path.isfile(path):
+        raise _unusable(path, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    if os.path.lexists(path / CONFIG):
+        try:
+            storage.read_object(path / CONFIG, _WAY_OUT)
+        except storage.DamagedFile as error:
+            raise WorkdirError(
+                f"{error}, give another --workdir, or --restart to move {path} aside and begin anew"
+            ) from error
+
+
 def _reasons(path: Path, differences: Differences) -> list[str]:
-    """Returns how the run in a folder differs from this one; empty if the run may use it."""
-    if path.exists() and not path.is_dir():
-        return ["it is a file"]
-    if not path.exists() or not set(os.listdir(path)) - {_LOCK, CONFIG + ".tmp"}:
+    """Returns how the run in a folder differs from this one; empty if the run may use it.
+
+    Raises:
+        WorkdirError: the path cannot be the folder of any run.
+    """
+    try:
+        names = set(os.listdir(path))
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            raise _unusable(path, error) from error
+        return []
+    except (OSError, ValueError) as error:
+        if os.path.isfile(path):
+            return ["it is a file"]
+        raise _unusable(path, error) from error
+    if not names - {_LOCK, CONFIG + ".tmp"}:
         return []
     file = path / CONFIG
-    if not file.exists():
+    if CONFIG not in names:
         return [f"it has files, but no {CONFIG}"]
     try:
-        return differences(file.read_text(encoding="utf-8"))
+        storage.read_object(file, _WAY_OUT)
+        return differences(storage.read_text(file, _WAY_OUT))
+    except storage.DamagedFile as error:
+        return [str(error)]
     except ConfigError as error:
         return [f"its {CONFIG} is not of this version of the zoo: {error}"]
 
@@ -140,18 +207,77 @@ def _aside(path: Path, say: Callable[[str], None]) -> Workdir:
     if set(os.listdir(path)) == {_LOCK}:
         return workdir
     number = 1
-    while (old := path.with_name(f"{path.name}.old-{number}")).exists():
+    while os.path.lexists(old := path.with_name(f"{path.name}.old-{number}")):
         number += 1
-    path.rename(old)
+    try:
+        path.rename(old)
+    except OSError as error:
+        workdir.close()
+        raise WorkdirError(f"cannot move {path} to {old} ({error.strerror})") from error
     workdir.close()
     say(f"moved {path} to {old}")
     return Workdir(path)
 
 
-def _holder(file: IO[str]) -> str:
+def _opened(path: Path) -> IO[bytes]:
+    """Makes the folder and opens its lock file."""
+    lock = path / _LOCK
+    try:
+        make_folder(path)
+        # Opening a pipe would wait for its other end.
+        if os.path.lexists(lock) and not lock.is_file():
+            raise WorkdirError(
+                f"{lock} is no file, so the work directory cannot be locked: remove it, or give "
+                "another --workdir"
+            )
+        return lock.open("a+b")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise storage.not_written(path, _about(error, lock), 0) from error
+        raise _unusable(path, error) from error
+    except ValueError as error:
+        raise _unusable(path, error) from error
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Locks a file, or raises BlockingIOError if another process keeps it locked."""
+    for last in (False, False, True):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if last:
+                raise
+            # ``is_running`` holds a lock for a moment.
+            time.sleep(0.05)
+
+
+def _unusable(path: Path, reason: OSError | ValueError) -> WorkdirError:
+    """Returns the error for a path that no run can use."""
+    words = str(reason)
+    if isinstance(reason, OSError):
+        words = reason.strerror or words
+        for part in (path, *path.parents):
+            if os.path.lexists(part) and not os.path.isdir(part):
+                kind = "is a link that leads nowhere" if part.is_symlink() else "is no folder"
+                words = f"{'it' if part == path else part} {kind}"
+    # A NUL in a path would end the message in a terminal.
+    shown = str(path).replace("\0", "\\0")
+    if len(shown) > 200:
+        shown = f"{shown[:200]}…"
+    return WorkdirError(
+        f"the work directory {shown} cannot be used ({words}): give another --workdir"
+    )
+
+
+def _about(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _holder(file: IO[bytes]) -> str:
     file.seek(0)
     try:
         holder = json.loads(file.read())
-    except json.JSONDecodeError:  # empty or half-written
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, RecursionError, TypeError, KeyError):  # empty, half-written or damaged
         return "another process"
-    return f"process {holder['pid']} on {holder['host']} since {holder['since']}"

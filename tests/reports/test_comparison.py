@@ -16,6 +16,7 @@ from zoo.reports.page import shows
 from zoo.reports.plots import image_grid, write_picture
 from zoo.reports.sections import Curve, Run
 from zoo.tasks import language_modelling
+from zoo.workdir import is_running
 
 
 def make_run(folder, *, loss, status="finished", **fields):
@@ -34,7 +35,7 @@ def make_run(folder, *, loss, status="finished", **fields):
 
 def as_runs(*folders):
     """The runs in folders, with what a language model shows."""
-    reports = read_reports(folders)
+    reports = read_reports(folders, is_running)
     return [
         Run(name, folder, report, tuple(language_modelling.WING.sections(report, folder)))
         for (name, report), folder in zip(reports.items(), folders, strict=True)
@@ -69,15 +70,15 @@ def test_the_command_draws_them(tmp_path, capsys):
 
 def test_folders_of_one_name_go_by_their_paths(tmp_path):
     runs = [make_run(tmp_path / name / "run", loss=1.0) for name in "ab"]
-    assert list(read_reports(runs)) == [str(run) for run in runs]
+    assert list(read_reports(runs, is_running)) == [str(run) for run in runs]
 
 
 def test_a_run_that_has_not_finished_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
-        read_reports([tmp_path])
+        read_reports([tmp_path], is_running)
     run = make_run(tmp_path / "half", loss=1.0, status="stopped")
     with pytest.raises(UserError, match=r"half has not finished \(status 'stopped'\)"):
-        read_reports([run])
+        read_reports([run], is_running)
 
 
 def test_a_run_given_twice_is_one_line_of_error(tmp_path, monkeypatch, capsys):
@@ -94,7 +95,7 @@ def test_a_run_given_twice_is_one_line_of_error(tmp_path, monkeypatch, capsys):
 
 def test_the_folder_where_one_stands_has_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(make_run(tmp_path / "lstm", loss=1.0))
-    assert list(read_reports([Path(".")])) == ["lstm"]
+    assert list(read_reports([Path(".")], is_running)) == ["lstm"]
 
 
 def test_curves_of_one_title_are_laid_over_one_another(tmp_path, monkeypatch):
@@ -110,7 +111,7 @@ def test_curves_of_one_title_are_laid_over_one_another(tmp_path, monkeypatch):
     ]
     figures = []
     monkeypatch.setattr(comparison, "save", lambda figure, path: figures.append(figure))
-    plot_comparison(tmp_path / "new" / "curves.png", runs)
+    plot_comparison(tmp_path / "new" / "curves.png", runs, print)
     loss, gain, other = figures[0].axes
     drawn = {line.get_label().strip(): line.get_ydata() for line in loss.lines}
     assert {name: list(values) for name, values in drawn.items()} == {

@@ -17,7 +17,9 @@ def test_an_unfinished_last_line_is_no_record(tmp_path):
     write(path, [{"split": "train", "step": 1}])
     with path.open("a") as file:
         file.write('{"split": "train", "st')
-    assert read_records(path) == [{"split": "train", "step": 1}]
+    said = []
+    assert read_records(path, said.append) == [{"split": "train", "step": 1}]
+    assert said == [f"{path}: the last line, which a crash has cut off, is left out"]
 
 
 def test_cutting_leaves_what_the_checkpoint_knows(tmp_path):
@@ -32,13 +34,18 @@ def test_cutting_leaves_what_the_checkpoint_knows(tmp_path):
         {"split": "test", "step": 9},
     ]
     write(path, records)
-    cut_records(path, step=6, evaluated_step=3)
-    assert read_records(path) == records[:4]
+    said = []
+    cut_records(path, 6, 3, epochs=1, say=said.append)
+    assert read_records(path, said.append) == records[:4]
+    assert said == []
 
 
 def test_cutting_nothing_makes_an_empty_file(tmp_path):
-    cut_records(tmp_path / "metrics.jsonl", step=0, evaluated_step=0)
-    assert read_records(tmp_path / "metrics.jsonl") == []
+    said = []
+    cut_records(tmp_path / "metrics.jsonl", 0, 0, epochs=0, say=said.append)
+    assert said == []
+    assert read_records(tmp_path / "metrics.jsonl", said.append) == []
+    assert said == [f"{tmp_path / 'metrics.jsonl'} holds no records"]
 
 
 def test_atomic_writing_replaces_the_whole_file(tmp_path):

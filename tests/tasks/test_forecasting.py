@@ -53,3 +53,13 @@ def test_the_loss_is_the_mean_over_rows_horizon_and_quantiles():
     np.testing.assert_allclose(
         sums["absolute_error"][0], np.abs(errors[:3, :, 1]).mean(axis=1).sum(), rtol=1e-12
     )
+
+
+def test_a_series_that_repeats_exactly_has_no_scaled_error():
+    task = Forecasting(Forecaster(horizon=4), horizons=(2,))
+    target = np.full((3, 4), 5.0)
+    quantiles = np.stack([target - 1, target + 0.5, target + 1], axis=-1)
+    scores = task.score(
+        {"quantiles": quantiles}, {"series": target, "target": target, "naive": target}
+    )
+    assert scores["metrics"] == {"coverage_2": 1.0}

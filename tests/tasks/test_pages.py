@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from zoo.data import Vocabulary
+from zoo.reports.plots import NotDrawn, draw_each, plot_curves
 from zoo.reports.sections import Curve, Figure, Gallery, Numbers, Table
 from zoo.tasks import WINGS
+from zoo.tasks.classification.page import write_mistakes
 from zoo.tasks.scores_page import draw_confusion_matrix
 
 WING = {wing.name: wing for wing in WINGS}
@@ -121,3 +123,46 @@ def test_names_that_look_like_formulas_or_lack_glyphs_can_be_drawn(tmp_path):
     names = ["$0_to_$5", r"$\frac{$", "中文", "_x", "a" * 300, "\udce9", "line\nbreak"]
     draw_confusion_matrix(tmp_path / "matrix.png", np.eye(7, dtype=int).tolist(), names)
     assert np.asarray(Image.open(tmp_path / "matrix.png")).std() > 0
+
+
+def test_classes_whose_names_the_font_lacks_show_their_numbers(tmp_path):
+    """Boxes would look alike: the pictures of other names of that kind are the same."""
+    pictures = []
+    for names in (["中文", "b"], ["नमस्ते", "b"], ["0", "b"], ["c", "b"]):
+        draw_confusion_matrix(tmp_path / "matrix.png", [[1, 2], [3, 4]], names)
+        pictures.append((tmp_path / "matrix.png").read_bytes())
+    assert pictures[0] == pictures[1] == pictures[2] != pictures[3]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0, 1)])
+def test_images_without_pixels_are_left_out(tmp_path, shape):
+    images = [np.zeros(shape, np.uint8), np.zeros((2, 2, 3), np.uint8)]
+    write_mistakes(tmp_path, images)
+    assert [path.name for path in (tmp_path / "mistakes").iterdir()] == ["1.png"]
+
+
+def test_a_report_without_scores_draws_nothing(tmp_path):
+    vocabularies = {"classes": Vocabulary(("a", "b"), "classes")}
+    for wing in WINGS:
+        wing.draw({}, tmp_path, vocabularies, None)
+        assert list(wing.sections({}, tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_fails_keeps_no_other_from_being_drawn(tmp_path):
+    (tmp_path / "old.png").write_bytes(b"of an earlier run")
+
+    def fails(path):
+        raise ValueError("too large")
+
+    with pytest.raises(NotDrawn) as failed:
+        draw_each(tmp_path, {"old.png": fails, "new.png": lambda path: path.write_text("drawn")})
+    assert list(failed.value.failures) == ["old.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["new.png"]
+
+
+def test_many_metrics_make_a_picture_that_can_be_written(tmp_path):
+    names = {f"metric_{number}": 1.0 for number in range(150)}
+    records = [{"split": "validation", "step": step, **names} for step in (1, 2)]
+    plot_curves(tmp_path / "curves.png", records)
+    assert max(Image.open(tmp_path / "curves.png").size) < 2**16

@@ -28,11 +28,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError(f"--out={out} must end in .html")
     from rich.console import Console
 
-    from zoo import inference
+    from zoo import inference, workdir
     from zoo.reports import comparison
 
     folders = [Path(folder) for folder in options.workdirs]
-    reports = comparison.read_reports(folders)
+    reports = comparison.read_reports(folders, workdir.is_running)
     runs = [
         inference.shown(name, folder, report)
         for (name, report), folder in zip(reports.items(), folders, strict=True)

@@ -59,7 +59,7 @@ FAMILY = family.Family(
     sizes={"convnext_tiny": {}},
     rules={
         **family.IMAGES,
-        "stages": fields.COUNTS,
+        "stages": family.DEPTHS,
         "features": fields.COUNTS,
         "stochastic_depth_rate": fields.FRACTION,
         "layer_scale": fields.ABOVE_ZERO,

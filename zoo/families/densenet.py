@@ -55,7 +55,7 @@ FAMILY = family.Family(
     sizes={"densenet121": {}},
     rules={
         **family.IMAGES,
-        "blocks": fields.COUNTS,
+        "blocks": family.DEPTHS,
         "growth": fields.at_least(1),
         "features": fields.at_least(1),
         "bottleneck": fields.at_least(1),

@@ -90,6 +90,12 @@ class Family:
 
 # Rules that many families share. With 0, the number of classes or symbols comes from the data.
 FROM_DATA = fields.at_least(0)
+# Layers are traced one by one, so a number without a bound would never end.
+DEPTH = fields.between(1, 1000)
+DEPTHS = fields.Rule(
+    "numbers, each at least 1, of 1000 or less together",
+    lambda values: len(values) > 0 and min(values) >= 1 and sum(values) <= 1000,
+)
 CELL = fields.choice("gru", "lstm", "rnn", "rnn_relu")
 ACTIVATION = fields.choice(
     "gelu", "gelu_tanh", "identity", "relu", "sigmoid", "silu", "softmax", "tanh"

@@ -24,7 +24,7 @@ FAMILY = family.Family(
         "period": fields.ABOVE_ZERO,
         "cell": family.CELL,
         "features": fields.at_least(1),
-        "num_layers": fields.at_least(1),
+        "num_layers": family.DEPTH,
         "dropout_rate": fields.FRACTION,
     },
     example=lambda module: {

@@ -133,7 +133,7 @@ FAMILY = family.Family(
     rules={
         "vocab_size": family.FROM_DATA,
         "context": fields.at_least(1),
-        "num_layers": fields.at_least(1),
+        "num_layers": family.DEPTH,
         "num_heads": fields.at_least(1),
         "features": fields.at_least(1),
         "dropout_rate": fields.FRACTION,

@@ -42,7 +42,7 @@ FAMILY = family.Family(
     },
     rules={
         **family.IMAGES,
-        "stages": fields.COUNTS,
+        "stages": family.DEPTHS,
         "features": fields.at_least(1),
         "stem": fields.choice("cifar", "imagenet"),
     },

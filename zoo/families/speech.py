@@ -1,11 +1,24 @@
 """``zoo.models.SpeechRecognizer``, and its weights in the layout of a PyTorch class."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 
 from zoo import fields
 from zoo.families import family
 from zoo.families.rnn import rnn_table
 from zoo.models.speech import SpeechRecognizer
+
+
+def _check(attributes: Mapping[str, Any]) -> None:
+    frequencies = attributes["window"] // 2 + 1
+    if attributes["num_mels"] > frequencies:
+        raise fields.ConfigError(
+            f"model.num_mels={attributes['num_mels']} must be at most {frequencies}, the number of "
+            f"frequencies of model.window={attributes['window']}"
+        )
+
 
 FAMILY = family.Family(
     module=SpeechRecognizer,
@@ -14,14 +27,15 @@ FAMILY = family.Family(
     rules={
         "num_symbols": family.FROM_DATA,
         "sample_rate": fields.at_least(1),
+        # The transform of a window is a matrix of its size squared.
         "window": fields.Rule(
-            "an even number, at least 2", lambda value: value >= 2 and value % 2 == 0
+            "an even number between 2 and 8192", lambda value: 2 <= value <= 8192 and value % 2 == 0
         ),
         "hop": fields.at_least(1),
         "num_mels": fields.at_least(1),
         "stack": fields.at_least(1),
         "features": fields.at_least(1),
-        "num_layers": fields.at_least(1),
+        "num_layers": family.DEPTH,
         "dropout_rate": fields.FRACTION,
     },
     example=lambda module: {
@@ -33,4 +47,5 @@ FAMILY = family.Family(
             module.num_layers, embeds=False, bidirectional=True
         )
     },
+    check=_check,
 )

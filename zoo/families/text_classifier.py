@@ -17,7 +17,7 @@ FAMILY = family.Family(
         "cell": family.CELL,
         "embed_features": fields.at_least(1),
         "features": fields.at_least(1),
-        "num_layers": fields.at_least(1),
+        "num_layers": family.DEPTH,
         "dropout_rate": fields.FRACTION,
     },
     example=lambda module: {

@@ -46,7 +46,7 @@ FAMILY = family.Family(
     },
     rules={
         **family.IMAGES,
-        "stages": fields.COUNTS,
+        "stages": family.DEPTHS,
         "features": fields.COUNTS,
         "hidden_features": fields.at_least(1),
         "dropout_rate": fields.FRACTION,

@@ -87,7 +87,7 @@ FAMILY = family.Family(
         "image_size": fields.at_least(1),
         "patch_size": fields.at_least(1),
         "features": fields.at_least(1),
-        "num_layers": fields.at_least(1),
+        "num_layers": family.DEPTH,
         "num_heads": fields.at_least(1),
         "feedforward_features": fields.at_least(1),
         "dropout_rate": fields.FRACTION,

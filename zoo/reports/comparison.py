@@ -1,6 +1,5 @@
 """Finished runs side by side: one table of their results, one picture of their curves, one page."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,37 +9,60 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.errors import UserError
-from zoo.reports.page import numbers, shows, write_page
-from zoo.reports.plots import add_curves, finish_axis, literal, new_figure, save
+from zoo.reports.page import in_words, numbers, shows, write_page
+from zoo.reports.plots import (
+    NotDrawn,
+    add_curves,
+    draw_each,
+    finish_axis,
+    literal,
+    new_figure,
+    save,
+)
 from zoo.reports.records import read_records
+from zoo.reports.results import FILE, read_report
 from zoo.reports.sections import Curve, Run
 
 DEFAULT_PAGE = Path("runs/report.html")
 
 
-def read_reports(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
+def read_reports(
+    folders: Sequence[Path], is_running: Callable[[Path], bool]
+) -> dict[str, dict[str, Any]]:
     """Returns the content of each run's ``report.json``, by the run's name.
 
     The name of a run is that of its folder, or the path as given where two folders share a name.
 
+    Args:
+        folders: the folders of the runs.
+        is_running: whether a process holds a folder.
+
     Raises:
-        UserError: a folder is given twice or has no report, or its run has not finished.
+        UserError: a folder is given twice, has no report or a damaged one, or its run has not
+            finished.
     """
     reports: dict[str, dict[str, Any]] = {}
     names = [Path(os.path.abspath(folder)).name for folder in folders]
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for folder, name in zip(folders, names, strict=True):
-        if folder.resolve() in seen:
+        if "\0" in str(folder):
+            raise UserError(f"{str(folder)!r} holds no run: a path has no NUL character")
+        real = os.path.realpath(folder)
+        if real in seen:
             raise UserError(f"{folder} is given twice: give each run once")
-        seen.add(folder.resolve())
-        file = folder / "report.json"
-        if not file.is_file():
-            raise UserError(f"{folder} holds no run: there is no {file}")
-        report = json.loads(file.read_text(encoding="utf-8"))
-        if report["status"] != "finished":
+        seen.add(real)
+        if not os.path.lexists(folder / FILE):
+            raise UserError(f"{folder} holds no run: there is no {folder / FILE}")
+        report = read_report(folder)
+        status = report["status"]
+        if status == "running" and not is_running(folder):
+            # The process was killed, or the machine stopped.
+            status = "interrupted"
+        if status != "finished":
+            reason = f": {report['reason']}" if isinstance(report.get("reason"), str) else ""
+            what = "wait for it" if status == "running" else "start it again with the same command"
             raise UserError(
-                f"the run in {folder} has not finished (status {report['status']!r}): start it "
-                "again with the same command"
+                f"the run in {folder} has not finished (status {status!r}{reason}): {what}"
             )
         reports[name if names.count(name) == 1 else str(folder)] = report
     return reports
@@ -68,12 +90,13 @@ def comparison_table(runs: Sequence[Run]) -> Table:
     return table
 
 
-def plot_comparison(path: Path, runs: Sequence[Run]) -> None:
+def plot_comparison(path: Path, runs: Sequence[Run], say: Callable[[str], None]) -> None:
     """Draws the validation loss against the step, and curves of the same title over one another.
 
     Args:
         path: the PNG file to write; its folder is made where it is absent.
         runs: whose ``metrics.jsonl`` are read and whose sections may hold curves.
+        say: tells the user what is wrong with a ``metrics.jsonl``.
     """
     titles: dict[str, dict[str, Curve]] = {}
     for run in runs:
@@ -85,7 +108,7 @@ def plot_comparison(path: Path, runs: Sequence[Run]) -> None:
     for run in runs:
         points = [
             (record["step"], record["loss"])
-            for record in read_records(run.folder / "metrics.jsonl")
+            for record in read_records(run.folder / "metrics.jsonl", say)
             if record["split"] == "validation" and "loss" in record
         ]
         if points:
@@ -114,8 +137,14 @@ def write_comparison(
     page = out or _next_page(runs, say)
     replaced = page.exists()
     curves = page.with_suffix(".png")
-    plot_comparison(curves, runs)
-    write_page(page, runs, comparison=compared(runs), figures=[("Side by side", curves)])
+    page.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        draw_each(page.parent, {curves.name: lambda path: plot_comparison(path, runs, say)})
+    except NotDrawn as error:
+        say(f"warning: {curves} could not be drawn ({in_words(error.failures[curves.name])})")
+    failures = write_page(page, runs, comparison=compared(runs), figures=[("Side by side", curves)])
+    for title, reason in failures.items():
+        say(f"warning: {title} could not be made ({reason})")
     say(f"page in {page}{', which is replaced' if replaced else ''}, curves in {curves}")
     return page
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zoo import storage
 from zoo.reports.formats import number
 
 # Of interest in the files, but too much for a line that a person reads.
@@ -20,6 +21,27 @@ _SPEED: dict[str, Callable[[float], str]] = {
 }
 _BETWEEN = " | "
 SECONDS_BETWEEN_DRAWINGS = 0.2
+
+
+class Output:
+    """A text stream whose errors say that they are about the output of the program."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Takes the stream, such as ``sys.stdout``."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text."""
+        with storage.named("the output of the program"):
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Hands everything to the system."""
+        with storage.named("the output of the program"):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class ConsoleWriter:

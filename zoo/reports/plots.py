@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
 
+from zoo import storage
 from zoo.reports.sections import Curve
 
 # In each record, but not a metric of the model.
@@ -27,8 +28,46 @@ NOT_METRICS = (
 )
 
 
+class NotDrawn(Exception):
+    """Some pictures could not be drawn; the others were."""
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        """Takes the reason for each picture that is missing, by its name."""
+        super().__init__(", ".join(failures))
+        self.failures = failures
+
+
+def draw_each(folder: Path, pictures: Mapping[str, Callable[[Path], None]]) -> None:
+    """Draws pictures one after the other, also after one that fails.
+
+    Args:
+        folder: the run's folder.
+        pictures: for each name in the folder the function that draws it; it takes the path.
+
+    Raises:
+        NotDrawn: some pictures could not be drawn. What an earlier run drew under their names is
+            removed, because it does not show this run.
+        OSError: the system refuses to write.
+    """
+    failures: dict[str, Exception] = {}
+    for name, draw in pictures.items():
+        try:
+            with storage.named(folder / name):
+                draw(folder / name)
+        except Exception as error:
+            if storage.refusal(error) is not None:
+                raise
+            failures[name] = error
+            if (folder / name).is_file():
+                (folder / name).unlink()
+    if failures:
+        raise NotDrawn(failures)
+
+
 def plot_curves(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Draws each metric that is evaluated during a run against the step, one line per split.
+
+    Many metrics take several rows, because a picture that is too wide cannot be written.
 
     Args:
         path: the PNG file to write.
@@ -43,14 +82,18 @@ def plot_curves(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         {name for name in names if counts[name] > 1} or names or {"loss"},
         key=lambda name: (name != "loss", name),
     )
-    figure, axes = new_figure(ncols=len(metrics), size=(5.0 * len(metrics), 3.5))
+    columns = min(len(metrics), 8)
+    rows = math.ceil(len(metrics) / columns)
+    figure, axes = new_figure(ncols=columns, nrows=rows, size=(5.0 * columns, 3.5 * rows))
+    for axis in axes[len(metrics) :]:
+        axis.set_visible(False)
     styles: dict[str, dict[str, Any]] = {
         "train": {"alpha": 0.5},
         "train_epoch": {"marker": "o"},
         "validation": {"marker": "s"},
         "test": {"marker": "*", "markersize": 10},
     }
-    for axis, metric in zip(axes, metrics, strict=True):
+    for axis, metric in zip(axes[: len(metrics)], metrics, strict=True):
         for split, style in styles.items():
             points = [
                 (record["step"], record[metric])
@@ -111,6 +154,14 @@ def literal(text: str, *, length: int = 40) -> str:
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
+def drawable(text: str) -> bool:
+    """Returns whether matplotlib's font has every character of a text."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return all(ord(character) in known for character in text)
+
+
 def image_grid(
     images: UInt8[np.ndarray, "images height width 3"],
 ) -> UInt8[np.ndarray, "rows columns 3"]:
@@ -151,5 +202,11 @@ def save(figure: Any, target: Path | BinaryIO) -> None:
     """
     with warnings.catch_warnings():
         # One warning per character and axis would bury the end of a run's output.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        for message in (
+            "Glyph .* missing from",
+            "Matplotlib currently does not support",
+            "constrained_layout not applied",
+            "Data has no positive values",
+        ):
+            warnings.filterwarnings("ignore", message=message, category=UserWarning)
         figure.savefig(target, dpi=120, format="png")

@@ -95,7 +95,20 @@ class Numbers:
     values: tuple[tuple[str, str], ...]
 
 
-Section = Figure | Gallery | Table | Curve | Numbers
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A part of the page that could not be made.
+
+    Attributes:
+        title: the part.
+        reason: why it is not there.
+    """
+
+    title: str
+    reason: str
+
+
+Section = Figure | Gallery | Table | Curve | Numbers | Failure
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.reports.plots import literal, new_figure, save
+from zoo.reports.plots import drawable, literal, new_figure, save
 from zoo.reports.sections import Figure, Section, Table
 
 Report = Mapping[str, Any]
@@ -45,13 +45,22 @@ def draw_confusion_matrix(
     Args:
         path: the PNG file to write.
         matrix: the counts.
-        class_names: the names of the rows, in their order; a row without a name shows its number.
+        class_names: the names of the rows, in their order. A row without a name, or with one that
+            the font cannot draw, shows its number.
     """
     counts = np.asarray(matrix)
     classes = len(counts)
-    names = [literal(name) for name in class_names[:classes]]
+    # Boxes in place of the characters that the font lacks would make the classes look alike.
+    names = [
+        literal(name) if drawable(name) else str(label)
+        for label, name in enumerate(class_names[:classes])
+    ]
     names += [str(label) for label in range(len(names), classes)]
-    side = 3.0 + 0.4 * classes if classes <= READABLE_CLASSES else 12.0
+    side = (
+        3.0 + 0.4 * classes + 0.08 * max(map(len, names), default=0)
+        if classes <= READABLE_CLASSES
+        else 12.0
+    )
     figure, (axis,) = new_figure(ncols=1, size=(side, side))
     axis.imshow(np.log1p(counts), cmap="Blues")
     axis.set(xlabel="predicted", ylabel="true")

@@ -74,7 +74,7 @@ RULES: fields.Rules = {
     "eval_every": fields.at_least(0),
     "save_every": fields.at_least(1),
     "keep": fields.at_least(1),
-    "workers": fields.at_least(0),
+    "workers": fields.between(0, 1024),
     "prefetch": fields.at_least(1),
     "devices": fields.Rule(
         "-1 (all devices) or at least 1", lambda value: value == -1 or value > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from zoo.data.datasets import Dataset
 from zoo.data.vocabulary import Vocabulary
+from zoo.reports.plots import draw_each
 from zoo.reports.sections import Gallery, Section
 from zoo.tasks.scores_page import draw_confusion_matrix, score_sections
 
@@ -37,16 +38,23 @@ def draw(
 ) -> None:
     """Draws the confusion matrix, and writes the images of mistakes."""
     classes = vocabularies["classes"].symbols
-    draw_confusion_matrix(folder / "confusion_matrix.png", report["confusion_matrix"], classes)
-    source = dataset.open("test")
-    wrong = [source[mistake["index"]]["image"] for mistake in report["mistakes"]]
-    write_mistakes(folder, wrong)
+    pictures: dict[str, Callable[[Path], None]] = {}
+    if matrix := report.get("confusion_matrix"):
+        pictures["confusion_matrix.png"] = lambda path: draw_confusion_matrix(path, matrix, classes)
+    if (mistakes := report.get("mistakes")) is not None:
+        source = dataset.open("test")
+        pictures["mistakes"] = lambda path: write_mistakes(
+            folder, [source[mistake["index"]]["image"] for mistake in mistakes]
+        )
+    draw_each(folder, pictures)
 
 
 def write_mistakes(
     folder: Path, images: Sequence[UInt8[np.ndarray, ...] | Float[np.ndarray, ...]]
 ) -> None:
     """Writes images as ``mistakes/0.png`` and so on, and replaces older ones.
+
+    An image without pixels cannot be written and is left out.
 
     Args:
         folder: the run's folder.
@@ -58,6 +66,8 @@ def write_mistakes(
     for old in (folder / "mistakes").glob("*.png"):
         old.unlink()
     for number, image in enumerate(images):
+        if not image.size:
+            continue
         pixels = image if image.dtype == np.uint8 else ((image + 1) * 127.5).astype(np.uint8)
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         picture.thumbnail((256, 256))

@@ -44,7 +44,7 @@ WING = Wing(
         Diffusion,
         {
             "noise_schedule": fields.choice(*SCHEDULES),
-            "noise_steps": fields.at_least(1),
+            "noise_steps": fields.between(1, 1_000_000),
             "prediction": fields.choice(*PREDICTIONS),
             "unconditional": fields.FRACTION,
             "guidance": fields.at_least(0),

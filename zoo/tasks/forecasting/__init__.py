@@ -4,17 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+from ml_collections import ConfigDict
 
 from zoo import fields
 from zoo.data.calendars import is_frequency
 from zoo.data.series import load_series
 from zoo.data.vocabulary import Vocabulary
+from zoo.families import Family
 from zoo.tasks.forecasting.asking import VERBS, Forecast, encode, forecast
 from zoo.tasks.forecasting.page import draw, sections
 from zoo.tasks.forecasting.task import Forecasting
 from zoo.tasks.wing import Wing
 
 __all__ = ["WING", "Forecast", "Forecasting", "forecast"]
+
+
+def _check(config: ConfigDict, family: Family) -> None:
+    if config.model.horizon not in (0, config.data.horizon):
+        raise fields.ConfigError(
+            f"model.horizon={config.model.horizon} must be data.horizon={config.data.horizon}, or "
+            "0 to take it from there: the model makes as many values as it is taught"
+        )
 
 
 def _make(
@@ -51,6 +61,7 @@ WING = Wing(
     make=_make,
     encode=encode,
     verbs=VERBS,
+    check=_check,
     draw=draw,
     sections=sections,
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from zoo.data.datasets import Dataset
 from zoo.data.vocabulary import Vocabulary
-from zoo.reports.plots import finish_axis, new_figure, save
+from zoo.reports.plots import draw_each, finish_axis, new_figure, save
 from zoo.reports.sections import Figure, Section
 
 Report = Mapping[str, Any]
@@ -17,14 +17,15 @@ Report = Mapping[str, Any]
 def sections(report: Report, folder: Path) -> list[Section]:
     """Returns forecasts and their bands."""
     title = "Forecasts, the first and the last of the test split among them"
-    return [Figure(title, "bands.png")] if "bands" in report else []
+    return [Figure(title, "bands.png")] if report.get("bands") else []
 
 
 def draw(
     report: Report, folder: Path, vocabularies: Mapping[str, Vocabulary], dataset: Dataset
 ) -> None:
     """Draws some forecasts of the test split as ``bands.png``."""
-    draw_bands(folder / "bands.png", report["bands"])
+    if bands := report.get("bands"):
+        draw_each(folder, {"bands.png": lambda path: draw_bands(path, bands)})
 
 
 def draw_bands(path: Path, bands: Sequence[Mapping[str, Any]]) -> None:

@@ -54,7 +54,8 @@ class Forecasting(SumsTask):
         ``mase_H`` is the mean absolute error divided by that of the naive forecast for the same
         values, which repeats the season before (Hyndman and Koehler 2006). ``coverage_H`` is the
         share of the values that lie between the outermost quantiles. ``bands`` are some forecasts
-        to draw, including the first and the last.
+        to draw, including the first and the last. Where the naive forecast makes no error, as for a
+        series that repeats exactly, ``mase_H`` is not defined and is left out.
         """
         made, target, naive = outputs["quantiles"], references["target"], references["naive"]
         middle = made[..., made.shape[-1] // 2]
@@ -66,7 +67,8 @@ class Forecasting(SumsTask):
                     for forecast in (middle, naive)
                 )
                 inside = (made[..., 0] <= target) & (target <= made[..., -1])
-                metrics[f"mase_{horizon}"] = error / of_naive
+                if of_naive:
+                    metrics[f"mase_{horizon}"] = error / of_naive
                 metrics[f"coverage_{horizon}"] = float(inside[:, :horizon].mean())
         chosen = np.linspace(0, len(made) - 1, min(BANDS, len(made))).round().astype(int)
         return {

@@ -6,7 +6,7 @@ from typing import Any
 
 from zoo.data.datasets import Dataset
 from zoo.data.vocabulary import Vocabulary
-from zoo.reports.plots import draw_curves
+from zoo.reports.plots import draw_curves, draw_each
 from zoo.reports.sections import Curve, Numbers, Section
 from zoo.tasks.wing import example_sections
 
@@ -28,7 +28,8 @@ def draw(
 ) -> None:
     """Draws how the gradient falls with distance, if the model is recurrent."""
     if norms := report.get("gradient_by_distance"):
-        draw_curves(folder / "gradient_by_distance.png", {"": _gradient(norms)})
+        curves = {"": _gradient(norms)}
+        draw_each(folder, {"gradient_by_distance.png": lambda path: draw_curves(path, curves)})
 
 
 def _gradient(norms: Sequence[float]) -> Curve:

@@ -4,15 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+from ml_collections import ConfigDict
 
 from zoo import fields
 from zoo.data.pairs import load_pairs
 from zoo.data.vocabulary import Vocabulary
+from zoo.families import Family
 from zoo.tasks.sequence_to_sequence.asking import VERBS, encode, predict
 from zoo.tasks.sequence_to_sequence.task import SequenceToSequence
 from zoo.tasks.wing import Wing
 
 __all__ = ["WING", "SequenceToSequence", "predict"]
+
+
+def _check(config: ConfigDict, family: Family) -> None:
+    model, data = config.model, config.data
+    # The target is read with the symbol of its begin before it.
+    longest = max(data.max_source_length, data.max_target_length + 1)
+    if model.get("positions") == "learned" and model.max_length < longest:
+        raise fields.ConfigError(
+            f"model.max_length={model.max_length} must be at least {longest} for "
+            f"data.max_source_length={data.max_source_length} and "
+            f"data.max_target_length={data.max_target_length}, because model.positions='learned'"
+        )
 
 
 def _make(
@@ -31,7 +45,7 @@ WING = Wing(
         SequenceToSequence,
         {
             "label_smoothing": fields.FRACTION,
-            "num_beams": fields.at_least(1),
+            "num_beams": fields.between(1, 10_000),
             "length_penalty": fields.FINITE,
         },
         only=True,
@@ -54,4 +68,5 @@ WING = Wing(
     make=_make,
     encode=encode,
     verbs=VERBS,
+    check=_check,
 )

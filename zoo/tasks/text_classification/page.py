@@ -6,6 +6,7 @@ from typing import Any
 
 from zoo.data.datasets import Dataset
 from zoo.data.vocabulary import Vocabulary
+from zoo.reports.plots import draw_each
 from zoo.reports.sections import Section, Table
 from zoo.tasks.scores_page import draw_confusion_matrix, score_sections
 
@@ -28,6 +29,10 @@ def sections(report: Report, folder: Path) -> list[Section]:
 def draw(
     report: Report, folder: Path, vocabularies: Mapping[str, Vocabulary], dataset: Dataset
 ) -> None:
-    """Draws the confusion matrix."""
+    """Draws the confusion matrix, if the report has one."""
     classes = vocabularies["classes"].symbols
-    draw_confusion_matrix(folder / "confusion_matrix.png", report["confusion_matrix"], classes)
+    if matrix := report.get("confusion_matrix"):
+        draw_each(
+            folder,
+            {"confusion_matrix.png": lambda path: draw_confusion_matrix(path, matrix, classes)},
+        )
