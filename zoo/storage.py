@@ -31,8 +31,8 @@ _NUMBER = re.compile(r"os_error_code='(\d+)'")
 _QUOTED_PATH = re.compile(r'"(/[^"]+)"')
 # What orbax writes besides the arrays: names, shapes, shardings, and an index of the parts.
 _ABOUT_ARRAYS = 128_000
-# orbax writes a checkpoint under this name until it is complete.
-_UNFINISHED = "*.orbax-checkpoint-tmp*"
+# A checkpoint has such a name until it is complete, and while it is removed.
+_UNFINISHED = "[0-9]*.*tmp*"
 
 
 class DamagedFile(UserError):

@@ -2,7 +2,8 @@
 
 import json
 
-from zoo.reports.records import RecordFile, cut_records, read_records, write_atomically
+from zoo.files import write_atomically
+from zoo.reports.records import RecordFile, cut_records, read_records
 
 
 def write(path, records):
