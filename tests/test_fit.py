@@ -15,6 +15,9 @@ import zoo
 from zoo.errors import Stopped, UserError
 from zoo.training import loop
 
+# Its one run is made once if one worker has it all.
+pytestmark = pytest.mark.xdist_group("fit")
+
 GENERATOR = np.random.default_rng(0)
 CODES = GENERATOR.normal(size=(160, 2)).astype(np.float32)
 IMAGES = (CODES @ GENERATOR.normal(size=(2, 12)).astype(np.float32)).reshape(160, 3, 4)

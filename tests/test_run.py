@@ -18,6 +18,9 @@ import zoo
 from zoo import building, cli, commands, inference
 from zoo.errors import UserError
 
+# Its one run is made once if one worker has it all.
+pytestmark = pytest.mark.xdist_group("run")
+
 ROOT = Path(__file__).parents[1]
 TFDS = Path(os.environ.get("ZOO_DATA_DIR", ROOT.parent / "shared" / "data" / "tfds"))
 TINY = [

@@ -189,7 +189,8 @@ def cast(tree, dtype):
 def test_parameters_are_float32_and_depend_on_the_key_alone(name):
     model, _, x = make(name)
     init = jax.jit(lambda key: model.init(key, *x))
-    variables, again, other = (init(jax.random.key(seed)) for seed in (0, 0, 2))
+    # Of the kinds of keys this one is compiled in a fraction of the time.
+    variables, again, other = (init(jax.random.key(seed, impl="rbg")) for seed in (0, 0, 2))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
         jnp.shape, jax.eval_shape(model.init, jax.random.key(0), *(part[:1] for part in x))
     )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import signal
 import wave
 
 import jax
@@ -14,7 +15,8 @@ from families import EACH, TINY, in_one_worker
 import zoo
 from zoo import building, cli, commands, inference
 from zoo.config import check
-from zoo.errors import UserError
+from zoo.errors import Stopped, UserError
+from zoo.reports.console import ConsoleWriter
 from zoo.tasks import (
     WINGS,
     diffusion,
@@ -106,9 +108,15 @@ def test_a_run_is_loaded_without_its_data_and_evaluates_to_its_own_numbers(finis
         assert again["metrics"][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
     family, workdir, _, _ = finished
-    zoo.run(config(family, "--config.train.steps=4"), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ConsoleWriter, "step", lambda _, step: step == 4 and signal.raise_signal(signal.SIGTERM)
+        )
+        with pytest.raises(Stopped):
+            zoo.run(config(family), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["steps"] == 4
     zoo.run(config(family), tmp_path)
     one, two = (zoo.load(folder).variables for folder in (workdir, tmp_path))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
