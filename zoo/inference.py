@@ -93,7 +93,8 @@ def evaluate(
         checkpoint: ``latest`` or ``best``.
 
     Returns:
-        ``split``, ``step``, ``metrics`` and the task's scores.
+        ``split``, ``step``, ``metrics`` and the task's scores; also ``notes``, lines on what was
+        left out of the data, if there are any.
 
     Raises:
         UserError: there is no such checkpoint, or the data do not fit the model.
@@ -110,7 +111,8 @@ def evaluate(
     metrics = evaluator.means(loaded.params, loaded.model_state, split)
     scores = evaluator.scores(loaded.params, loaded.model_state, split)
     metrics |= scores.pop("metrics", {})
-    return {"split": split, "step": loaded.step, "metrics": metrics} | scores
+    made = {"split": split, "step": loaded.step, "metrics": metrics} | scores
+    return made | {"notes": list(dataset.notes)} if dataset.notes else made
 
 
 def _check_symbols(loaded: Loaded, dataset: data.Dataset) -> None:

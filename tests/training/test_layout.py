@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from zoo.training import compiler_options, create_state, jit, loop, make_train_step
+from zoo.training import layout as layout_module
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, compile_step, make_mesh, make_state
 
@@ -39,6 +40,13 @@ def test_convolutions_on_a_cpu_are_the_faster_librarys():
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_other_platforms_are_told_nothing(platform):
     assert compiler_options(platform) == {}
+
+
+def test_an_option_that_xla_does_not_know_is_left_out_with_a_warning(caplog):
+    assert layout_module._known({"xla_backend_optimization_level": 1, "xla_nonsense": "a"}) == {
+        "xla_backend_optimization_level": 1
+    }
+    assert "does not take xla_nonsense=a" in caplog.text
 
 
 def test_compiled_quickly_the_first_numbers_are_the_same():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     result = inference.evaluate(
         options.workdir, config, split=options.split, checkpoint=options.checkpoint
     )
+    for note in result.get("notes", ()):
+        print(note, file=sys.stderr)
     if options.json:
         print(json.dumps({name: value for name, value in result.items() if name != "text"}))
         return

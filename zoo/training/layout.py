@@ -1,6 +1,8 @@
 """The layout of arrays: the mesh, the shardings, and the one place that compiles."""
 
 import dataclasses
+import functools
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -124,12 +127,30 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool]:
     """Returns the options for XLA that differ from its defaults on a platform; None: the current.
 
     On a CPU they choose the faster of XLA's two libraries for each operation. Its default for
-    convolutions takes up to twice as long as the other (``docs/performance.md``).
+    convolutions takes up to twice as long as the other (``docs/performance.md``). An option that
+    the installed jaxlib does not know is left out with a warning.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
     kinds = ("LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", "LIBRARY_FUSION_TYPE_REDUCE")
-    return {"xla_cpu_experimental_ynn_fusion_type": ",".join(kinds)}
+    return _known({"xla_cpu_experimental_ynn_fusion_type": ",".join(kinds)})
+
+
+def _known(options: dict[str, str | bool]) -> dict[str, str | bool]:
+    return {name: value for name, value in options.items() if _is_known(name, value)}
+
+
+@functools.cache
+def _is_known(name: str, value: str | bool) -> bool:
+    try:
+        jax.jit(lambda: 0).lower().compile({name: value})
+    except jax.errors.JaxRuntimeError as error:
+        logging.getLogger(__name__).warning(
+            "XLA of jaxlib %s does not take %s=%s, so programs may be slower: %s",
+            jaxlib.__version__, name, value, error,
+        )  # fmt: skip
+        return False
+    return True
 
 
 def jit(function: Callable, **options: Any) -> Callable:
@@ -143,7 +164,7 @@ def make_state(make: Callable[[], PyTree], layout: Layout) -> PyTree:
     The function is compiled, on a CPU in half the usual time.
     """
     on_cpu = jax.default_backend() == "cpu"
-    options: dict[str, Any] = {"xla_backend_optimization_level": 1} if on_cpu else {}
+    options: dict[str, Any] = _known({"xla_backend_optimization_level": 1}) if on_cpu else {}
     shardings = layout.of(jax.eval_shape(make))
     return jax.jit(make, out_shardings=shardings, compiler_options=options)()
 
