@@ -61,7 +61,7 @@ def program(root, scratch):
 
     class Writer:
         def __init__(self, path):
-            cut_records(path, 0, 0)
+            cut_records(path, 0, 0, 0, print)
             self._records = RecordFile(path)
 
         def step(self, step):
@@ -131,7 +131,7 @@ def resumed(folder, say):
 
 def test_a_run_whose_power_is_cut_goes_on_from_what_was_saved(recorded, tmp_path):
     calls, root, arrays = recorded
-    whole = test_loop.untimed(read_records(root / "run" / "metrics.jsonl"))
+    whole = test_loop.untimed(read_records(root / "run" / "metrics.jsonl", print))
     generator = random.Random(0)
     # Half of the cuts come where the order matters most: just before and after a rename.
     renames = [
@@ -165,10 +165,10 @@ def test_a_run_whose_power_is_cut_goes_on_from_what_was_saved(recorded, tmp_path
         assert not progress.best_step or best >= progress.best_step
         # The records up to there are the same, and those after are written again.
         path = folder / "run" / "metrics.jsonl"
-        cut_records(path, step, progress.evaluated_step)
+        cut_records(path, step, progress.evaluated_step, step // 5, print)
         last = {"train": step, "train_epoch": step, "validation": progress.evaluated_step}
         before = [record for record in whole if record["step"] <= last[record["split"]]]
-        assert test_loop.untimed(read_records(path)) == before
+        assert test_loop.untimed(read_records(path, print)) == before
         shutil.rmtree(folder)
     assert len(set(found)) > 8, "the cuts meet many saves"
 
