@@ -136,12 +136,12 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool]:
     return _known({"xla_cpu_experimental_ynn_fusion_type": ",".join(kinds)})
 
 
-def _known(options: dict[str, str | bool]) -> dict[str, str | bool]:
+def _known(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if _is_known(name, value)}
 
 
 @functools.cache
-def _is_known(name: str, value: str | bool) -> bool:
+def _is_known(name: str, value: Any) -> bool:
     try:
         jax.jit(lambda: 0).lower().compile({name: value})
     except jax.errors.JaxRuntimeError as error:
