@@ -1,7 +1,6 @@
 """Models with published weights."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,13 @@ import numpy as np
 from zoo import fields
 from zoo.errors import UserError
 from zoo.families import Family, Preprocessing, create_model, find
-from zoo.weights.files import check_export, find_weights, read_weights, write_weights
+from zoo.weights.files import (
+    check_export,
+    find_weights,
+    read_json,
+    read_weights,
+    write_weights,
+)
 from zoo.weights.names import fit
 from zoo.weights.tables import (
     Renamed,
@@ -213,12 +218,7 @@ def _described_beside(file: Path) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     check_export(beside)
-    try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{beside} is not JSON: {error}") from error
-    except OSError as error:
-        raise UserError(f"{beside} cannot be read: {error.strerror}") from error
+    content = read_json(beside)
     if not isinstance(content, dict):
         raise UserError(f"{beside} is not a JSON object")
     return content

@@ -128,6 +128,20 @@ def read_weights(path: Path) -> Weights:
     return Weights(dict.fromkeys(_names(path), path))
 
 
+def read_json(path: Path) -> Any:
+    """Reads a JSON file beside weights.
+
+    Raises:
+        UserError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def check_export(path: Path) -> None:
     """Compares a file that ``write_weights`` wrote with its checksum; others are taken as they are.
 
@@ -278,12 +292,7 @@ def _download(name: str, file: str) -> Path | None:
 def _weight_map(index: Path) -> dict[str, str]:
     """Returns the name of the file of each array, as an index says."""
     _check_regular(index)
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{index} is not JSON: {error}") from error
-    except OSError as error:
-        raise UserError(f"{index} cannot be read: {error.strerror}") from error
+    content = read_json(index)
     files = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not files:
         raise UserError(f"{index} has no 'weight_map' with the file of each array")
