@@ -4,6 +4,7 @@
 #   ./test.sh                    everything: bare imports, linter, types, import contract, tests
 #   ./test.sh -m long            the long tests in place of the others
 #   ./test.sh tests/layers -x    arguments go to pytest
+#   ./test.sh -n 2 --cov         with coverage, which makes it a quarter slower
 #   PYTHON=python3.12 ./test.sh  with another Python, 3.11 or later
 #   ./test.sh --lock             take the newest allowed versions, write requirements.lock, check
 #
@@ -107,7 +108,7 @@ say "lint-imports"
 # Its cache outlives a module that was added, and then finds arrows that are not there.
 "$venv/bin/lint-imports" --no-logo --no-cache
 if [[ $# -eq 0 ]]; then
-    run pytest --numprocesses=2 --dist=loadgroup --cov
+    run pytest --numprocesses=2 --dist=loadgroup
 else
     run pytest "$@"
 fi

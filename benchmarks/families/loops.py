@@ -282,11 +282,8 @@ def _parts(config: str, *, dropout: bool) -> tuple[ConfigDict, building.Parts]:
 def _table(config: ConfigDict, parts: building.Parts) -> Table:
     params = jax.eval_shape(lambda: building.init_state(parts)).params
     tables = tables_of(building.family_of(config), parts.task.model, params)
-    table = next(iter(tables.values()))
-    if config.model.get("use_bias", True):
-        return table
-    # The linear layer after attention has a bias in any case.
-    return [e for e in table if not e.ours.endswith("/bias") or e.ours.endswith("out/bias")]
+    # A published layout has zeros for what the model lacks; the peer here lacks it too.
+    return [entry for entry in next(iter(tables.values())) if entry.role != "zeros"]
 
 
 def _variables(state: TrainState) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from zoo import config
 from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import FAMILIES, by_name, create_model, find, list_models
+from zoo.models import mobilenet
 
 
 def defaults(name):
@@ -147,6 +148,14 @@ every_small_model = pytest.mark.parametrize("name", one_worker_each(small_models
 every_vision_model = pytest.mark.parametrize(
     "name", one_worker_each(name for name in small_models if "channels" in defaults(name))
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fewer_blocks():
+    """A MobileNet of all kinds of blocks; ``test_vision`` has it as it is published."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mobilenet.SIZES, "small", ((*mobilenet.SMALL[:2], *mobilenet.SMALL[3:5]), 16))
+        yield
 
 
 def make(name, batch=4):
