@@ -58,7 +58,7 @@ SMALL = {
         lambda n: (normal(1, n, 9, 9, 3),),
     ),
     **{
-        name: ({"num_classes": 5, "dropout_rate": 0.0}, lambda n: (normal(1, n, 32, 32, 3),))
+        name: ({"num_classes": 5, "dropout_rate": 0.0}, lambda n: (normal(1, n, 16, 16, 3),))
         for name in list_models("mobilenet*")
     },
     "gpt": (
