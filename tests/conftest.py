@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from hypothesis import settings
+from offline.network import cut_off
 
 # Before JAX starts: eight virtual devices, so that sharding is tested on any machine; and a
 # compiler that optimises least and does without MLIR, which takes a fifth of the time: a test runs
@@ -28,6 +29,14 @@ os.environ.setdefault("ZOO_KERNELS", "on")
 # there, while the other worker computes, take most of the time of a convolution.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# Nothing here needs the network, so nothing may try: neither the tests nor what they start.
+cut_off()
+OFFLINE = str(Path(__file__).parent / "offline")
+if OFFLINE not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [OFFLINE, *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
 
 # What several tests compile, such as a family's step, is compiled once a session; xdist's workers
 # inherit the folder.

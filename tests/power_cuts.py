@@ -12,7 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -30,17 +30,32 @@ class Call:
     data: bytes
 
 
-def record(arguments: list[str], root: Path, scratch: Path) -> list[Call]:
-    """Runs a Python program and returns its calls below ``root``, in their order."""
+def record(
+    arguments: list[str],
+    root: Path,
+    scratch: Path,
+    environment: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+) -> list[Call]:
+    """Runs a Python program and returns its calls below ``root``, in their order.
+
+    Args:
+        arguments: of the interpreter.
+        root: the folder whose calls are written down.
+        scratch: a folder for the record.
+        environment: of the program.
+        folder: where it runs.
+    """
     library, log = scratch / "power_cuts.so", scratch / "calls"
     compiler = shutil.which("cc") or shutil.which("gcc")
     subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
-    environment = os.environ | {
+    environment = {
+        **environment,
         "LD_PRELOAD": str(library), "POWER_LOG": str(log), "POWER_ROOT": str(root.resolve()),
         "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True
+        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return list(_parsed(log.read_bytes()))

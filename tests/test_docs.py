@@ -171,13 +171,31 @@ def test_a_config_says_the_time_and_the_score_that_the_table_has():
         assert any(value in header for value in said), f"{one.name}: {said}"
 
 
+def script(name):
+    """A module of ``scripts/``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_every_dependency_is_listed_with_a_reason_and_a_licence_that_binds_no_user(tmp_path):
+    """``python scripts/make_dependencies.py --out=docs/dependencies.md`` writes the page anew."""
+    make_dependencies = script("make_dependencies")
+    page = tmp_path / "dependencies.md"
+    make_dependencies.write(page)
+    assert page.read_text() == (ROOT / "docs" / "dependencies.md").read_text()
+    locked = make_dependencies.locked()
+    assert set(make_dependencies.direct()) <= set(locked)
+    for name in locked:
+        assert not re.search(r"(?<!L)GPL|Affero", make_dependencies.licence(name)), name
+    # Nothing is installed for nobody.
+    assert "|  |" not in page.read_text()
+
+
 def test_the_api_pages_are_what_the_docstrings_say(tmp_path):
     """``python scripts/make_api.py --out=docs/api`` writes them anew."""
-    program = ROOT / "scripts" / "make_api.py"
-    spec = importlib.util.spec_from_file_location("make_api", program)
-    make_api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_api)
-    make_api.write(tmp_path)
+    script("make_api").write(tmp_path)
     pages = ROOT / "docs" / "api"
     assert {file.name for file in tmp_path.glob("*")} == {file.name for file in pages.glob("*")}
     for file in tmp_path.glob("*"):

@@ -4,106 +4,22 @@
 """
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from chaos.runs import (
+    assert_same,
+    finish,
+    finished_steps,
+    kill_at_random,
+    kill_inside_a_save,
+    results,
+    start,
+    unfinished_saves,
+)
 from families import TINY
-
-ROOT = Path(__file__).parent.parent
-STEPS = 60
-OPTIONS = [
-    f"--config.train.steps={STEPS}", "--config.train.ema_decay=0.9",
-    "--config.train.eval_batch_size=256", "--config.train.log_every=3",
-    "--config.train.eval_every=7", "--config.checkpoint.every=5",
-]  # fmt: skip
-# Enough rows that the 60 steps of the fastest take a while.
-BATCH_SIZES = {
-    "cnn": 128, "lstm": 32, "gpt": 8, "transformer": 32, "diffusion": 16,
-    "word_lm": 32, "speech": 16, "forecast": 32, "classify_text": 32, "resnet": 64, "vit": 64,
-}  # fmt: skip
-TIMES = {
-    "seconds", "examples_per_second", "data_wait_seconds", "data_wait_share",
-    "train_seconds", "compile_seconds",
-}  # fmt: skip
-
-
-def start(workdir, family="cnn"):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    # What the uninterrupted run compiled: most of a start's time, and of no interest here.
-    environment |= {
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return subprocess.Popen(
-        [
-            sys.executable, "train.py", f"--config=configs/{family}.py", *TINY[family], *OPTIONS,
-            f"--config.train.batch_size={BATCH_SIZES[family]}", f"--workdir={workdir}",
-        ],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def finish(workdir, family="cnn"):
-    process = start(workdir, family)
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    return output
-
-
-def unfinished_saves(workdir):
-    """Folders that orbax has not yet given their final names."""
-    return [*workdir.glob("checkpoints/*tmp*"), *workdir.glob("best/*tmp*")]
-
-
-def finished_steps(workdir):
-    return [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
-
-
-def untimed(value):
-    if isinstance(value, dict):
-        return {k: untimed(v) for k, v in value.items() if k not in TIMES}
-    return value
-
-
-def results(workdir):
-    """All that a run leaves, without the times."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    folder = (workdir / "checkpoints" / str(STEPS) / "arrays").absolute()
-    arrays = ocp.PyTreeCheckpointer().restore(folder)
-    return {
-        "arrays": {
-            jax.tree_util.keystr(path): np.asarray(_bits(leaf))
-            for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
-        },
-        "metrics": [untimed(json.loads(line)) for line in lines],
-        "report": untimed(json.loads((workdir / "report.json").read_text())),
-        "best": [p.name for p in (workdir / "best").iterdir()],
-    }
-
-
-def _bits(leaf):
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-def assert_same(a, b):
-    assert a["arrays"].keys() == b["arrays"].keys()
-    assert any("mu" in name for name in a["arrays"]), "the optimizer's state is among the arrays"
-    for name, array in a["arrays"].items():
-        np.testing.assert_array_equal(array, b["arrays"][name], err_msg=name)
-    assert a["metrics"] == b["metrics"]
-    assert a["report"] == b["report"]
-    assert a["best"] == b["best"]
 
 
 @pytest.fixture(scope="module")
@@ -112,30 +28,6 @@ def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     finish(workdir)
     return results(workdir)
-
-
-def kill_inside_a_save(process, workdir):
-    while process.poll() is None:
-        if unfinished_saves(workdir):
-            process.kill()
-            break
-    process.wait()
-    return bool(unfinished_saves(workdir))
-
-
-def kill_at_random(process, workdir, generator):
-    """Some kills come while the program starts, most while it trains."""
-    if generator.random() < 0.2:
-        time.sleep(generator.uniform(0, 5))
-    else:
-        before = len(finished_steps(workdir)) and max(finished_steps(workdir))
-        target = before + generator.uniform(0, 15)
-        while process.poll() is None and max(finished_steps(workdir), default=0) + 5 <= target:
-            time.sleep(0.002)
-        time.sleep(generator.uniform(0, 0.3))
-    process.kill()
-    process.wait()
-    return bool(unfinished_saves(workdir))
 
 
 def kill_often(folder, family, whole, *, seed, times):
