@@ -78,7 +78,10 @@ jax.jit(lambda x: x @ x + jax.numpy.linalg.inv(x))(jax.numpy.eye(64)).block_unti
 
 
 def started(tmp_path, *, on, **environment):
-    inherited = {n: v for n, v in os.environ.items() if not n.startswith("JAX_")}
+    # A program that is compiled as quickly as in the tests is not worth keeping.
+    inherited = {
+        n: v for n, v in os.environ.items() if not n.startswith("JAX_") and n != "XLA_FLAGS"
+    }
     done = subprocess.run(
         [sys.executable, "-c", STARTED.format(on=on)], capture_output=True, text=True, check=True,
         env=inherited | {"XDG_CACHE_HOME": str(tmp_path)} | environment,

@@ -11,6 +11,9 @@ from zoo.layers.tuned.platform import has_native
 # The kernel that the processor's matrix unit multiplies with.
 MATRICES = "multiply_matrices"
 
+# How users' programs are compiled; conftest.py has most others compiled as quickly as can be.
+AS_FOR_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+
 compiled = pytest.mark.skipif(
     not has_native("convolve_tiles", np.dtype("float32")), reason="there are no kernels here"
 )
