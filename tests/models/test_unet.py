@@ -61,7 +61,7 @@ def normal(*shape, seed=0):
     [
         ((4, 8), (False, True), 1, (4, 2), True, False),
         ((4,), (False,), 1, (2, 2), True, True),
-        pytest.param((4, 4), (True, False), 2, (2, 2), False, True, marks=pytest.mark.long),
+        pytest.param((4, 4), (True, False), 2, (4, 2), False, True, marks=pytest.mark.long),
     ],
 )
 def test_it_computes_what_diffusers_does(features, attention, layers, size, masked, scale_shift):
