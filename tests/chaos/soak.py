@@ -25,7 +25,7 @@ def soak(folder: Path, steps: int, page: Path | None) -> int:
     Args:
         folder: for the run.
         steps: number of steps.
-        page: a page for the table; its picture goes beside it, into ``images/soak.png``.
+        page: a page for the table; its picture goes beside it, into ``soak.png``.
 
     Returns:
         0 if the medians of the last tenth are near those of the second tenth, else 1: memory
@@ -51,10 +51,10 @@ def soak(folder: Path, steps: int, page: Path | None) -> int:
     steps_done, memory, files, threads = taken[taken[:, 0] > 0].T
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     train = [record for record in records if record["split"] == "train"]
-    times = np.diff([record["train_seconds"] for record in train]) * 10  # ms a step, of 100
+    times = np.array([1000 * 8 / record["examples_per_second"] for record in train])  # ms a step
 
     def around(share: float, of: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> float:
-        steps_of = steps_done if values is not times else np.array([r["step"] for r in train[1:]])
+        steps_of = steps_done if values is not times else np.array([r["step"] for r in train])
         near = np.abs(steps_of - share * steps) <= 0.05 * steps
         return float(of(values[near]))
 
@@ -65,8 +65,8 @@ def soak(folder: Path, steps: int, page: Path | None) -> int:
         lines.append(f"| {round(share * steps)} | {' | '.join(shown)} |")
     print("\n".join(lines))
     if page:
-        _draw(page.parent / "images" / "soak.png", steps_done, columns, train)
-        replace(page, BEGIN, [*lines, "", "![a long run](images/soak.png)"])
+        _draw(page.with_name("soak.png"), steps_done, columns, train)
+        replace(page, BEGIN, [*lines, "", "![a long run](soak.png)"])
 
     def grew(values: np.ndarray) -> float:
         return around(0.95, np.median, values) - around(0.15, np.median, values)
@@ -97,9 +97,8 @@ def _draw(path: Path, steps: np.ndarray, columns: dict[str, np.ndarray], train: 
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     for axes, (name, values) in zip(figure.subplots(2, 2).flat, columns.items(), strict=True):
-        along = steps if len(values) == len(steps) else [record["step"] for record in train[1:]]
+        along = steps if len(values) == len(steps) else [record["step"] for record in train]
         axes.plot(along, values, linewidth=0.8)
         axes.set(title=name, xlabel="step")
         axes.set_ylim(bottom=0)
-    path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=80)
