@@ -252,6 +252,12 @@ def series(chance: random.Random, folder: Path) -> str:
 
 
 MODEL = CNN(num_classes=2, features=(2, 2, 2), hidden_features=3)
+# Its weights as PyTorch has them.
+SHAPES = {
+    "conv1.weight": (2, 3, 3, 3), "conv1.bias": (2,), "conv2.weight": (2, 2, 3, 3),
+    "conv2.bias": (2,), "conv3.weight": (2, 2, 3, 3), "conv3.bias": (2,),
+    "fc1.weight": (3, 8), "fc1.bias": (3,), "fc2.weight": (2, 3), "fc2.bias": (2,),
+}  # fmt: skip
 
 
 def weights() -> Callable[[random.Random, Path], str]:
@@ -259,12 +265,7 @@ def weights() -> Callable[[random.Random, Path], str]:
     like = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     tables = tables_of(find("cnn"), MODEL, like["params"])
     generator = np.random.default_rng(0)
-    shapes = {
-        "conv1.weight": (2, 3, 3, 3), "conv1.bias": (2,), "conv2.weight": (2, 2, 3, 3),
-        "conv2.bias": (2,), "conv3.weight": (2, 2, 3, 3), "conv3.bias": (2,),
-        "fc1.weight": (3, 8), "fc1.bias": (3,), "fc2.weight": (2, 3), "fc2.bias": (2,),
-    }  # fmt: skip
-    made = {name: generator.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+    made = {name: generator.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
 
     def case(chance: random.Random, folder: Path) -> str:
         path = folder / "model.safetensors"

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from chaos.inputs import MODEL, SHAPES
 
 from zoo.errors import UserError
 from zoo.families import find
-from zoo.models import CNN
 from zoo.pretrained import read_variables, tables_of
 from zoo.weights.files import find_weights, read_weights, write_weights
 
@@ -51,7 +51,6 @@ def plainly_read(content):
     }
 
 
-MODEL = CNN(num_classes=2, features=(2, 2, 2), hidden_features=3)
 LIKE = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
 TABLES = tables_of(find("cnn"), MODEL, LIKE["params"])
 
@@ -59,13 +58,8 @@ TABLES = tables_of(find("cnn"), MODEL, LIKE["params"])
 def good():
     """A small file that fits ``MODEL``, and its bytes."""
     generator = np.random.default_rng(0)
-    shapes = {
-        "conv1.weight": (2, 3, 3, 3), "conv1.bias": (2,), "conv2.weight": (2, 2, 3, 3),
-        "conv2.bias": (2,), "conv3.weight": (2, 2, 3, 3), "conv3.bias": (2,),
-        "fc1.weight": (3, 8), "fc1.bias": (3,), "fc2.weight": (2, 3), "fc2.bias": (2,),
-    }  # fmt: skip
     header, data = {}, b""
-    for name, shape in shapes.items():
+    for name, shape in SHAPES.items():
         array = generator.normal(size=shape).astype(np.float32).tobytes()
         header[name] = entry("F32", shape, len(data), len(data) + len(array))
         data += array
