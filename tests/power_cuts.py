@@ -125,8 +125,8 @@ class Disk:
         Args:
             target: a folder that does not exist.
             choice: ``lost`` loses everything that was not synced, ``seen`` loses nothing, and a
-                random generator loses by chance: each file and folder is old, new, or a new file is
-                cut off.
+                random generator loses by chance: each file and folder is old, new, or what was
+                written to a file since it was synced is cut off.
         """
         _write(self.top, target, choice)
 
@@ -151,5 +151,7 @@ def _write(node: "File | Folder", path: Path, choice: random.Random | str) -> No
             _write(inner, path / name, choice)
         return
     if changed and seen and isinstance(choice, random.Random) and choice.random() < 0.5:
-        content = content[: choice.randrange(len(content) + 1)]
+        # What was synced stays if the file has only grown since.
+        safe = len(node.kept) if content.startswith(node.kept) else 0
+        content = content[: choice.randint(safe, len(content))]
     path.write_bytes(content)
