@@ -116,9 +116,9 @@ def test_the_losses_are_those_of_one_device(one, family, mesh):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("family", "mesh"), REST)
-def test_the_losses_are_those_of_one_device_on_every_mesh(one, family, mesh, monkeypatch):
-    # As outside of the tests: without optimisation, XLA's loop of a recurrent layer, which stands in
-    # for the native function where widths are divided, has wrong gradients on a CPU.
+def test_the_losses_are_those_of_one_device_on_every_mesh(family, mesh, monkeypatch):
+    # As outside of the tests. Without optimisation, a CPU's loop of a recurrent layer, which stands
+    # in for the native function where widths are divided, has other gradients than the function.
     usual = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
     options = layout_module.compiler_options()
     monkeypatch.setattr(layout_module, "compiler_options", lambda *_: options | usual)
