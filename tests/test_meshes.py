@@ -213,7 +213,7 @@ def test_memory_falls_with_the_number_of_devices(programs):
         # Over tensor the positions and vectors are not divided, so only over four devices.
         share = sum(
             leaf.nbytes
-            / (8 if name == "8 fsdp" or leaf.ndim == 2 and CONTEXT not in leaf.shape else 4)
+            / (8 if name == "8 fsdp" or (leaf.ndim == 2 and CONTEXT not in leaf.shape) else 4)
             for leaf in jax.tree.leaves(kept_of(program.state))
         )
         expected = share + batch / program.layout.row_parts
