@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zoo import config as configs
@@ -25,8 +26,9 @@ from zoo.native import library
 from zoo.tasks import Task, Wing
 from zoo.training import loop
 from zoo.training.evaluation import Evaluator
-from zoo.training.layout import Layout, Placement
+from zoo.training.layout import Layout, make_mesh
 from zoo.training.optimizers import freeze, make_optimizer
+from zoo.training.placement import Table, placement_of, rows_of
 from zoo.training.schedules import make_schedule
 from zoo.training.settings import Settings
 from zoo.training.state import TrainState, create_state
@@ -49,7 +51,7 @@ class Parts:
         train_step: the pure train step.
         lengths: the numbers of steps and epochs, and the intervals between events.
         settings: the settings of the run, such as its seed and batch size.
-        placement: how parameters are placed on a mesh.
+        axes: what the axes of parameters are; see ``Family``.
     """
 
     dataset: data.Dataset
@@ -59,7 +61,7 @@ class Parts:
     train_step: Any
     lengths: loop.Lengths
     settings: Settings
-    placement: Placement = ()
+    axes: Table = ()
 
 
 def family_of(config: ConfigDict) -> Family:
@@ -169,7 +171,7 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Parts:
         how_long,
         configs.settings(config),
         learning_rate=learning_rate,
-        placement=family_of(config).placement,
+        axes=family_of(config).axes,
     )
 
 
@@ -181,7 +183,7 @@ def assemble(
     settings: Settings,
     *,
     learning_rate: optax.Schedule | None = None,
-    placement: Placement = (),
+    axes: Table = (),
 ) -> Parts:
     """Makes the train step, and returns it with the other parts of a run."""
     train_step = make_train_step(
@@ -191,7 +193,7 @@ def assemble(
         ema=settings.ema_decay or None,
         precision=settings.precision,
     )
-    return Parts(dataset, task, optimizer, learning_rate, train_step, how_long, settings, placement)
+    return Parts(dataset, task, optimizer, learning_rate, train_step, how_long, settings, axes)
 
 
 def init_state(parts: Parts) -> TrainState:
@@ -203,6 +205,25 @@ def init_state(parts: Parts) -> TrainState:
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), train_shapes(parts))
     variables = parts.task.init(init_key, example)
     return create_state(variables, parts.optimizer, run_key, ema=parts.settings.ema_decay > 0)
+
+
+def mesh_of(settings: Settings) -> Mesh:
+    """Returns the mesh of this program's devices that the settings name; see ``make_mesh``."""
+    return make_mesh(settings.devices, settings.fsdp, settings.tensor, settings.sequence)
+
+
+def layout_of(parts: Parts, mesh: Mesh) -> tuple[Layout, list[str]]:
+    """Returns where the arrays of a run lie on a mesh; nothing is computed.
+
+    Returns:
+        The layout, and lines on large parameters that are not divided; see ``placement_of``.
+    """
+    if mesh.size == 1:
+        return Layout(mesh), []
+    state = jax.eval_shape(lambda: init_state(parts))
+    placement, said = placement_of(parts.axes, state.params, mesh)
+    own = {name: state.model_state[name] for name in parts.task.own_state}
+    return Layout(mesh, placement | rows_of(own, mesh)), said
 
 
 def state_bytes(parts: Parts) -> int:
@@ -407,12 +428,12 @@ def check_divisible(settings: Settings, layout: Layout, names: Mapping[str, str]
     """
     for name in ("batch_size", "eval_batch_size"):
         size, parts = getattr(settings, name), settings.accumulate if name == "batch_size" else 1
-        if (size // parts) % layout.devices:
+        if (size // parts) % layout.row_parts:
+            fewer = " x ".join(names.get(axis, axis) for axis in ("devices", "fsdp"))
             raise configs.ConfigError(
-                f"{names.get(name, name)}={size} cannot be divided over {layout.devices} devices"
+                f"{names.get(name, name)}={size} cannot be divided over {layout.row_parts} devices"
                 f"{' in every accumulated part' if parts > 1 else ''}: take a "
-                f"multiple of {layout.devices}, or fewer devices with "
-                f"{names.get('devices', 'devices')}"
+                f"multiple of {layout.row_parts}, or fewer devices with {fewer}"
             )
 
 

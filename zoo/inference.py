@@ -21,6 +21,7 @@ from zoo.reports.sections import Run
 from zoo.tasks.loaded import Loaded
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_mesh
+from zoo.training.placement import placement_of
 
 __all__ = ["Loaded", "describe_models", "evaluate", "export", "load", "shown"]
 
@@ -45,8 +46,7 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
     building.start_jax(config)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
-        placement = building.family_of(config).placement
-        read = checkpoints.read_state(checkpoint, Layout(make_mesh(1), placement))
+        read = checkpoints.read_state(checkpoint, Layout(make_mesh(1)))
     finally:
         checkpoints.close()
     if read is None:
@@ -106,7 +106,9 @@ def evaluate(
     _check_symbols(loaded, dataset)
     dataset.open(split)
     settings = configs.settings(config)
-    layout = Layout(make_mesh(settings.devices), building.family_of(config).placement)
+    mesh = building.mesh_of(settings)
+    placement, _ = placement_of(building.family_of(config).axes, loaded.params, mesh)
+    layout = Layout(mesh, placement)
     evaluator = building.make_evaluator(loaded.task, dataset, settings, layout)
     metrics = evaluator.means(loaded.params, loaded.model_state, split)
     scores = evaluator.scores(loaded.params, loaded.model_state, split)

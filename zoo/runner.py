@@ -31,7 +31,8 @@ from zoo.reports.writers import RunWriter
 from zoo.tasks import Task
 from zoo.training import loop
 from zoo.training.checkpoints import Checkpoints
-from zoo.training.layout import Layout, make_mesh, make_state
+from zoo.training.layout import Layout, make_state
+from zoo.training.placement import Table
 from zoo.training.settings import CONFIG_FIELDS, Settings
 from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
@@ -169,6 +170,10 @@ def fit(
     workers: int = Settings.workers,
     prefetch: int = Settings.prefetch,
     devices: int = Settings.devices,
+    fsdp: int = Settings.fsdp,
+    tensor: int = Settings.tensor,
+    sequence: int = Settings.sequence,
+    axes: Table = (),
 ) -> Fitted:
     """Trains your own task on your own data, with the loop of ``train.py``.
 
@@ -207,6 +212,12 @@ def fit(
         workers: see ``Settings``.
         prefetch: see ``Settings``.
         devices: see ``Settings``.
+        fsdp: see ``Settings``.
+        tensor: see ``Settings``.
+        sequence: see ``Settings``.
+        axes: the names of parameters' axes, which ``tensor`` needs: patterns of paths, such as
+            ``up/kernel``, each with names of ``zoo.axes``. What has no name is divided over
+            ``fsdp`` along its largest axis.
 
     Returns:
         The variables, and the content of ``report.json``.
@@ -231,6 +242,9 @@ def fit(
         workers=workers,
         prefetch=prefetch,
         devices=devices,
+        fsdp=fsdp,
+        tensor=tensor,
+        sequence=sequence,
     )
     settings.check()
     if steps < 1:
@@ -257,7 +271,7 @@ def fit(
     )
     try:
         parts = building.assemble(
-            task, dataset, optimizer, how_long, settings, learning_rate=learning_rate
+            task, dataset, optimizer, how_long, settings, learning_rate=learning_rate, axes=axes
         )
         description = json.dumps({"fit": decides | {"steps": steps}}, indent=2) + "\n"
         state, report = _execute(Job(parts, description), folder, console)
@@ -290,6 +304,8 @@ def environment(precision: str, mesh: Mesh) -> dict[str, str]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "jax-model-zoo")
     return {
         "device": f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
+        "mesh": " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+        or "1",
         "precision": precision,
         "system": host.platform(),
         "python": host.python_version(),
@@ -381,12 +397,15 @@ def _train_and_report(
     job: Job, folder: Workdir, console: Console, stop: StopSignal
 ) -> tuple[TrainState, Report]:
     workdir, parts = folder.path, job.parts
-    layout = Layout(make_mesh(parts.settings.devices), parts.placement)
-    building.check_divisible(parts.settings, layout, job.given.names)
+    mesh = building.mesh_of(parts.settings)
+    building.check_divisible(parts.settings, Layout(mesh), job.given.names)
+    layout, undivided = sizing.laid_out(parts, mesh, job.given)
     sizing.check(parts, layout, job.given)
     words = [first_line(parts.settings.precision, layout.mesh), *([job.told] if job.told else [])]
     console.print(" | ".join(words))
     console.print(f"work directory {workdir}")
+    for line in undivided:
+        console.print(f"not divided: {line}")
     state = make_state(lambda: building.init_state(parts), layout)
     # A resumed run has its weights in its checkpoint; the initial ones may be gone by now.
     resumes = Checkpoints(workdir, read_only=True).latest_step() is not None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from zoo import building, process
 from zoo.errors import UserError
@@ -48,6 +49,18 @@ class TooLarge(UserError):
     """A run that needs more memory than there is."""
 
 
+def laid_out(parts: building.Parts, mesh: Mesh, given: Given) -> tuple[Layout, list[str]]:
+    """Returns what ``building.layout_of`` does.
+
+    Raises:
+        UserError: shapes do not fit together; the message names fields that may be the reason.
+    """
+    try:
+        return building.layout_of(parts, mesh)
+    except Exception as error:
+        raise _explained(error, given) from error
+
+
 def check(parts: building.Parts, layout: Layout, given: Given) -> None:
     """Refuses a run whose parts do not fit together, or whose arrays do not fit into the memory.
 
@@ -79,15 +92,15 @@ def check(parts: building.Parts, layout: Layout, given: Given) -> None:
         state = jax.eval_shape(lambda: building.init_state(parts))
     except Exception as error:
         raise _explained(error, given) from error
-    parameters = _bytes(state.params)
+    # The gradient lies where the parameters do.
+    on_one = layout.bytes_per_device(state) + layout.bytes_per_device(state.params)
     rows = _bytes(batch)
     ahead = min(settings.prefetch, parts.lengths.steps)
     on_cpu = layout.mesh.devices.flat[0].platform == "cpu"
-    # Devices of a CPU share its memory, and each keeps a state of its own.
-    copies = layout.devices if on_cpu and not parts.placement else 1
+    # Devices of a CPU share its memory, and each keeps its part of the state.
+    copies = layout.devices if on_cpu else 1
     needs = {
-        f"the state and its gradient{_because(given.largest('model'))}": copies
-        * (_bytes(state) + parameters),
+        f"the state and its gradient{_because(given.largest('model'))}": copies * on_one,
         f"{ahead + 1} batches of training ({given.shown('batch_size', settings.batch_size)}, "
         f"{given.shown('prefetch', settings.prefetch)}"
         f"{_also(given.largest('data', most=1))})": (ahead + 1) * rows,
@@ -96,11 +109,11 @@ def check(parts: building.Parts, layout: Layout, given: Given) -> None:
         name = f"a batch of evaluation ({given.shown('eval_batch_size', settings.eval_batch_size)})"
         needs[name] = _bytes(shapes)
     _hold_against(needs, process.memory_bytes(), "this machine has")
-    if not on_cpu and not parts.placement:
+    if not on_cpu:
         limit = (layout.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
         if limit:
             on_device = {
-                name: need if "state" in name else need // (ahead + 1) // layout.devices
+                name: need if "state" in name else need // (ahead + 1) // layout.row_parts
                 for name, need in needs.items()
             }
             _hold_against(on_device, limit, "a device has")

@@ -6,10 +6,12 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from zoo.errors import UserError
 from zoo.training import compiler_options, create_state, jit, loop, make_train_step
 from zoo.training import layout as layout_module
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, compile_step, make_mesh, make_state
+from zoo.training.placement import placement_of
 
 
 def convolve(kernel, image):
@@ -70,14 +72,24 @@ class Network(nn.Module):
 
 
 ROWS, STEPS = 8, 3
-# The columns of every kernel are divided over the devices.
-COLUMNS = ((r"kernel", PartitionSpec(None, "data")),)
 OPTIMIZER = optax.adam(0.05)
 
 
 def first_state():
-    variables = Network().init(jax.random.key(0), jnp.zeros((1, 5)))
+    variables = Network().init(jax.random.key(0), jnp.zeros((1, 6)))
     return create_state(variables, OPTIMIZER, jax.random.key(1), ema=True)
+
+
+def on_two(*table):
+    """The layout on two devices, for a table of the names of parameters' axes."""
+    mesh = make_mesh(2)
+    params = jax.eval_shape(first_state).params
+    return Layout(mesh, placement_of(table, params, mesh, divided={"divided": ("data",)})[0])
+
+
+def columns():
+    """The columns of every kernel are divided over two devices."""
+    return on_two((r"kernel", (None, "divided")))
 
 
 def loss_fn(params, model_state, batch, key):
@@ -92,7 +104,7 @@ def loss_fn(params, model_state, batch, key):
 def batch_at(k):
     generator = np.random.default_rng(k)
     return {
-        "x": generator.normal(size=(ROWS, 5)).astype(np.float32),
+        "x": generator.normal(size=(ROWS, 6)).astype(np.float32),
         "y": generator.normal(size=(ROWS, 4)).astype(np.float32),
         "mask": np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32),
     }
@@ -141,7 +153,7 @@ def trained():
     """What ``after_three_steps`` returns on one device, and on two with divided columns."""
     return (
         after_three_steps(Layout(make_mesh(1))),
-        after_three_steps(Layout(make_mesh(2), COLUMNS)),
+        after_three_steps(columns()),
     )
 
 
@@ -165,7 +177,7 @@ def test_a_state_is_made_and_trained_under_its_placement(trained):
 
 def test_a_checkpoint_of_one_device_is_restored_under_a_placement(trained, tmp_path):
     (_, one, step), (two_first, _, _) = trained
-    layout = Layout(make_mesh(2), COLUMNS)
+    layout = columns()
     shapes = layout.abstract_batch(batch_at(0))
     checkpoints = Checkpoints(tmp_path)
     saved = loop.begin_or_resume(one, step, shapes, checkpoints, Layout(make_mesh(1)))
@@ -184,10 +196,56 @@ def test_a_checkpoint_of_one_device_is_restored_under_a_placement(trained, tmp_p
 
 
 def test_the_first_pattern_holds_and_what_has_too_few_axes_lies_whole():
-    rules = (("Dense_1", PartitionSpec("data")), (".", PartitionSpec(None, "data")))
-    made = by_path(Layout(make_mesh(2), rules).of(jax.eval_shape(first_state)))
+    layout = on_two(
+        (r"Dense_1/kernel", ("divided", None)),
+        (r"Dense_1/bias", ("divided",)),
+        (r".", (None, "divided")),
+    )
+    made = by_path(layout.of(jax.eval_shape(first_state)))
     assert made["params/Dense_1/kernel"].spec == PartitionSpec("data")
     assert made["params/Dense_1/bias"].spec == PartitionSpec("data")
     assert made["params/Dense_0/kernel"].spec == PartitionSpec(None, "data")
     for path in ("params/Dense_0/bias", "step", "key", "opt_state/0/count"):
         assert made[path].spec == PartitionSpec(), path
+
+
+@pytest.mark.parametrize(
+    ("axes", "sizes"),
+    [
+        ({}, (8, 1, 1, 1)),
+        ({"data": 2, "fsdp": -1}, (2, 4, 1, 1)),
+        ({"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2}, (1, 2, 2, 2)),
+        ({"data": 2}, (2, 1, 1, 1)),
+        ({"tensor": 4}, (2, 1, 4, 1)),
+        ({"fsdp": 2, "devices": jax.devices()[4:]}, (2, 2, 1, 1)),
+    ],
+)
+def test_the_mesh_has_four_axes_of_which_one_is_filled(axes, sizes):
+    mesh = make_mesh(**axes)
+    assert mesh.axis_names == ("data", "fsdp", "tensor", "sequence")
+    assert mesh.devices.shape == sizes
+    devices = axes.get("devices", jax.devices())
+    assert list(mesh.devices.flat) == list(devices[: mesh.size])
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ({"fsdp": -1}, r"mesh\.data=-1, mesh\.fsdp=-1: only one can be -1.*Give mesh\.data=1"),
+        ({"tensor": 3}, r"mesh\.tensor=3: 3 does not divide the 8 devices that mesh\.data=-1"),
+        ({"data": 4, "fsdp": 4}, r"mesh\.data=4, mesh\.fsdp=4, but there are only 8 devices"),
+        ({"sequence": 0}, r"mesh\.sequence=0 must be -1 .* or at least 1"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(axes, words):
+    with pytest.raises(UserError, match=words):
+        make_mesh(**axes)
+
+
+def test_rows_are_divided_over_data_and_fsdp():
+    layout = Layout(make_mesh(2, 2, 2))
+    assert layout.row_parts == 4
+    rows = layout.put_batch({"x": np.arange(8.0)})["x"]
+    assert sorted({tuple(shard.data.tolist()) for shard in rows.addressable_shards}) == [
+        (0, 1), (2, 3), (4, 5), (6, 7),
+    ]  # fmt: skip

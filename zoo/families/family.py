@@ -6,7 +6,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from zoo import fields
 from zoo.weights.tables import Table
@@ -59,9 +58,10 @@ class Family:
             open the folder; None if that library reads no such file.
         preprocessing: how images are prepared for published weights, by model; None if the inputs
             are not images.
-        placement: where parameters lie on a mesh: patterns of paths, such as ``fc1/kernel``, each
-            with a mesh axis for every axis of the parameter. The first match counts; a parameter
-            without a match is replicated on all devices.
+        axes: what the axes of parameters are: patterns of paths, such as ``up/kernel``, each with
+            the names in ``zoo.axes`` of the parameter's last axes, None for an axis without a name.
+            The first match counts. A parameter without one is divided over ``mesh.fsdp`` along its
+            largest axis.
         check: raises ConfigError if the attributes of a model for training do not fit together.
     """
 
@@ -74,7 +74,7 @@ class Family:
     attributes_of: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     config_of: Callable[[Any], dict[str, Any]] | None = None
     preprocessing: Mapping[str, Preprocessing] | None = None
-    placement: tuple[tuple[str, PartitionSpec], ...] = ()
+    axes: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     check: Callable[[Mapping[str, Any]], None] = lambda attributes: None
 
     def fields(self, name: str) -> dict[str, fields.Field]:
@@ -101,6 +101,23 @@ ACTIVATION = fields.choice(
     "gelu", "gelu_tanh", "identity", "relu", "sigmoid", "silu", "softmax", "tanh"
 )
 INITIALIZATION = fields.choice("pytorch", "lecun_normal", "he_normal", "xavier_uniform")
+# The axes of the layers that transformers share, whatever the names of the modules around them.
+ATTENTION_AXES = (
+    (r"attention/(query|key|value)/kernel$", ("embed", "attention")),
+    (r"attention/(query|key|value)/bias$", ("attention",)),
+    (r"attention/out/kernel$", ("attention", "embed")),
+)
+HIDDEN_AXES = (
+    (r"(^|/)up/kernel$", ("embed", "hidden")),
+    (r"(^|/)up/bias$", ("hidden",)),
+    (r"(^|/)down/kernel$", ("hidden", "embed")),
+)
+EMBEDDING_AXES = (
+    (r"(^|/)(tokens|embed)/embedding$", ("vocab", "embed")),
+    (r"(^|/)(positions|learned)/embedding$", (None, "embed")),
+    (r"(^|/)(output|head)/kernel$", ("embed", "vocab")),
+    (r"(^|/)(output|head)/bias$", ("vocab",)),
+)
 IMAGES = {"num_classes": FROM_DATA, "channels": fields.at_least(1)}
 
 

@@ -142,5 +142,6 @@ FAMILY = family.Family(
     weights={"transformers": _table, "transformers, without the output": _hub_table},
     attributes_of=_attributes,
     config_of=_config,
+    axes=(*family.ATTENTION_AXES, *family.HIDDEN_AXES, *family.EMBEDDING_AXES),
     check=lambda attributes: fields.check_divides(attributes, "num_heads", "features"),
 )

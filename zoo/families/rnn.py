@@ -75,4 +75,5 @@ FAMILY = family.Family(
     },
     example=family.tokens("tokens"),
     weights={"pytorch": lambda module, params: rnn_table(module.num_layers)},
+    axes=family.EMBEDDING_AXES,
 )

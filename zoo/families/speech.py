@@ -47,5 +47,6 @@ FAMILY = family.Family(
             module.num_layers, embeds=False, bidirectional=True
         )
     },
+    axes=family.EMBEDDING_AXES,
     check=_check,
 )

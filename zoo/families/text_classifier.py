@@ -25,4 +25,5 @@ FAMILY = family.Family(
         "lengths": jnp.ones(1, jnp.int32),
     },
     weights={"pytorch": lambda module, params: rnn_table(module.num_layers, bidirectional=True)},
+    axes=family.EMBEDDING_AXES,
 )

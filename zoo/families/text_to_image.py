@@ -63,5 +63,6 @@ FAMILY = family.Family(
         "tokens": jnp.zeros((1, module.max_length), jnp.int32),
     },
     weights={"diffusers and pytorch": lambda module, params: text_to_image_table(module)},
+    axes=(*family.ATTENTION_AXES, *family.HIDDEN_AXES, *family.EMBEDDING_AXES),
     check=_check,
 )

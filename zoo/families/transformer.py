@@ -122,5 +122,6 @@ FAMILY = family.Family(
             tie_weights=module.tie_weights,
         )
     },
+    axes=(*family.ATTENTION_AXES, *family.HIDDEN_AXES, *family.EMBEDDING_AXES),
     check=lambda attributes: fields.check_divides(attributes, "num_heads", "features"),
 )

@@ -101,5 +101,6 @@ FAMILY = family.Family(
     preprocessing=family.presets(
         "vit_b_16", "vit_s_16", vit_l_16=family.Preprocessing(resize=242)
     ),
+    axes=(*family.ATTENTION_AXES, *family.HIDDEN_AXES, *family.EMBEDDING_AXES),
     check=lambda attributes: fields.check_divides(attributes, "num_heads", "features"),
 )  # fmt: skip

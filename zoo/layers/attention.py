@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers.linear import Linear, apply_each
 
@@ -245,7 +246,11 @@ class MultiHeadAttention(nn.Module):
                 for name in names
             ]
             shape = (*source.shape[:-1], self.num_heads, head_features)
-            return [y.reshape(shape) for y in apply_each(linears, source)]
+            # Each device has the whole length for some of the heads.
+            return [
+                constrain(y.reshape(shape), "batch", None, "heads", None)
+                for y in apply_each(linears, source)
+            ]
 
         if isinstance(context, KeyValueCache):
             (query,), key, value, cache = heads(x, "query"), context.key, context.value, context

@@ -9,6 +9,7 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import Array, Float
 
+from zoo.axes import constrain_rows
 from zoo.errors import UserError
 from zoo.layers.initializers import kernel_and_bias
 from zoo.layers.tuned.convolution import Pair, Window, convolve
@@ -78,7 +79,7 @@ class Conv(nn.Module):
         kernel_init, bias_init = kernel_and_bias(self.initialization, math.prod(shape[:-1]))
         kernel = self.param("kernel", kernel_init, shape)
         x, kernel = nn.dtypes.promote_dtype(x, kernel)
-        y = convolve(x, kernel, Window(strides, padding, dilation, self.groups))
+        y = constrain_rows(convolve(x, kernel, Window(strides, padding, dilation, self.groups)))
         if self.use_bias:
             y = y + self.param("bias", bias_init, (self.features,))
         return y

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from zoo.axes import constrain
 from zoo.errors import UserError
 
 
@@ -56,9 +57,16 @@ class Embed(nn.Module):
                     "Encode the text with the model's own vocabulary, or make the model larger"
                 )
         # Unlike ``take``, which counts negative tokens from the end.
-        rows = jnp.asarray(self.embedding).at[tokens]
+        rows = self._gathered().at[tokens]
         return rows.get(mode="fill", wrap_negative_indices=False)
 
     def logits(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch vocab"]:
         """Returns the product with every token's vector: output weights tied to the input's."""
-        return x @ self.embedding.T
+        return x @ self._gathered().T
+
+    def _gathered(self) -> Float[Array, "vocab features"]:
+        """Returns the vectors, each of them whole on a device that has it.
+
+        Otherwise a table that is divided along the features would pass this on to every position.
+        """
+        return constrain(jnp.asarray(self.embedding), ..., None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from zoo.axes import constrain_rows
 from zoo.layers.initializers import kernel_and_bias
 from zoo.layers.tuned.linear import multiply, multiply_by_each
 
@@ -40,7 +41,7 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
         """Applies the layer to the last axis."""
         kernel, bias = self.weights(x.shape[-1])
-        y = multiply(x, kernel)
+        y = constrain_rows(multiply(x, kernel))
         return y if bias is None else y + bias
 
 
@@ -54,5 +55,5 @@ def apply_each(
         x: their input; the last axis is multiplied.
     """
     kernels, biases = zip(*(layer.weights(x.shape[-1]) for layer in layers), strict=True)
-    products = multiply_by_each(x, kernels)
+    products = [constrain_rows(y) for y in multiply_by_each(x, kernels)]
     return [y if bias is None else y + bias for y, bias in zip(products, biases, strict=True)]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from zoo.axes import constrain_rows
 from zoo.errors import UserError, did_you_mean
 from zoo.layers.initializers import kernel_and_bias
 from zoo.layers.tuned.recurrence import kernel_gradient, recur_backward, recur_forward
@@ -183,7 +184,7 @@ class Recurrent(nn.Module):
             sequence = jnp.concatenate(outputs, axis=-1)
             if layer < self.num_layers - 1:
                 sequence = nn.Dropout(self.dropout_rate, deterministic=not train)(sequence)
-        return sequence.swapaxes(0, 1), tuple(finals)
+        return constrain_rows(sequence.swapaxes(0, 1)), tuple(finals)
 
     def _run(
         self,

@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Embed, LayerNorm
 from zoo.layers.attention import KeyValueCache, empty_cache
-from zoo.models.transformer_blocks import Block
+from zoo.models.transformer_blocks import RESIDUAL, Block
 
 # One for each layer.
 Cache = tuple[KeyValueCache, ...]
@@ -68,7 +69,7 @@ class GPT(nn.Module):
 
         begin = 0 if cache is None else cache[0].length
         x = embed(tokens) + positions(begin + jnp.arange(time))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        x = constrain(nn.Dropout(self.dropout_rate, deterministic=not train)(x), *RESIDUAL)
         # The more layers, the smaller each one's first contributions (section 2.3).
         residual_std = 0.02 / (2 * self.num_layers) ** 0.5
         caches = []
@@ -90,7 +91,8 @@ class GPT(nn.Module):
             if layer_cache is not None:
                 caches.append(layer_cache)
         x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
-        return embed.logits(x), tuple(caches) or None
+        logits = constrain(embed.logits(x), "batch", "length", "vocab")
+        return logits, tuple(caches) or None
 
     def initial_cache(self, batch_size: int, max_length: int, dtype: Any = float) -> Cache:
         """Returns the cache of no tokens.

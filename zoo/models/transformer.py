@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from zoo.axes import constrain
 from zoo.layers import LayerNorm, Linear
 from zoo.layers.attention import empty_cache
 from zoo.models.transformer_blocks import (
@@ -164,7 +165,7 @@ class TransformerDecoder(nn.Module):
             logits = embed.logits(x)
         else:
             logits = Linear(self.vocab_size, initialization="xavier_uniform", name="output")(x)
-        return logits, tuple(after)
+        return constrain(logits, "batch", "length", "vocab"), tuple(after)
 
 
 class Transformer(nn.Module):

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Embed, LayerNorm, Linear, MultiHeadAttention, activation, sinusoidal
 from zoo.layers.attention import KeyValueCache
@@ -17,6 +18,10 @@ Tokens = Int[Array, "batch time"]
 Features = Float[Array, "batch time features"]
 # True for a token that counts, False for padding.
 TokenMask = Bool[Array, "batch time"]
+
+# The axes along which values are divided over a mesh: between layers, and inside the linear ones.
+RESIDUAL = ("batch", "length", None)
+HIDDEN = ("batch", "length", "hidden")
 
 
 class Block(nn.Module):
@@ -79,7 +84,7 @@ class Block(nn.Module):
             out_initialization=self.attention_out_initialization,
             name="attention",
         )(y, causal=causal, cache=cache, train=train)
-        x = x + dropout(y)
+        x = constrain(x + dropout(y), *RESIDUAL)
 
         y = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, name="ln_2")(x)
         up = Linear(
@@ -94,9 +99,9 @@ class Block(nn.Module):
             initialization=self.feedforward_out_initialization,
             name="down",
         )
-        y = activation(self.activation)(up(y))
+        y = constrain(activation(self.activation)(up(y)), *HIDDEN)
         y = down(dropout(y) if self.drop_hidden else y)
-        return x + dropout(y), cache
+        return constrain(x + dropout(y), *RESIDUAL), cache
 
 
 class LayerCache(NamedTuple):
@@ -129,7 +134,7 @@ class FeedForward(nn.Module):
         """Applies the layers to each position."""
         up = Linear(self.hidden_features, initialization="xavier_uniform", name="up")
         down = Linear(x.shape[-1], initialization="xavier_uniform", name="down")
-        hidden = activation(self.activation)(up(x))
+        hidden = constrain(activation(self.activation)(up(x)), *HIDDEN)
         return down(nn.Dropout(self.dropout_rate, deterministic=not train)(hidden))
 
 
@@ -174,7 +179,8 @@ class Layer(nn.Module):
             return norm(x) if self.norm_first else x
 
         def add(norm: LayerNorm, x: Features, y: Features) -> Features:
-            return x + dropout(y) if self.norm_first else norm(x + dropout(y))
+            x = constrain(x + dropout(y), *RESIDUAL)
+            return x if self.norm_first else norm(x)
 
         before = LayerCache() if cache is None else cache
         norm = LayerNorm(name="norm1")
@@ -243,7 +249,7 @@ class TokenEmbedding(nn.Module):
             exact = jnp.promote_types(x.dtype, jnp.float32)
             table = sinusoidal((begin + jnp.arange(time)).astype(exact), self.features)
             x = x + table.astype(x.dtype)
-        return self.dropout(x, deterministic=not train)
+        return constrain(self.dropout(x, deterministic=not train), *RESIDUAL)
 
     def logits(self, x: Features) -> Float[Array, "batch time vocab"]:
         """Returns the logits of tokens, the output's weights tied to the tokens' vectors."""

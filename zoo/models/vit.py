@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Conv, LayerNorm, Linear
 from zoo.layers.images import check_images
-from zoo.models.transformer_blocks import Block
+from zoo.models.transformer_blocks import RESIDUAL, Block
 
 
 class ViT(nn.Module):
@@ -69,7 +70,7 @@ class ViT(nn.Module):
         token = self.param("class_token", nn.initializers.zeros, (1, 1, self.features))
         x = jax.numpy.concatenate([token.repeat(x.shape[0], axis=0).astype(x.dtype), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
-        x = dropout(x)
+        x = constrain(dropout(x), *RESIDUAL)
         for layer in range(self.num_layers):
             x, _ = Block(
                 self.num_heads,

@@ -126,7 +126,7 @@ class Evaluator:
     def _rows(self, what: str) -> int:
         if what != "samples":
             return self._batch_size
-        return math.ceil(SAMPLES / self._layout.devices) * self._layout.devices
+        return math.ceil(SAMPLES / self._layout.row_parts) * self._layout.row_parts
 
     def _run(
         self, what: str, params: Any, model_state: Any, split: str, batches: int | None = None

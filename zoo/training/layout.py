@@ -1,11 +1,12 @@
 """The layout of arrays: the mesh, the shardings, and the one place that compiles."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
-import re
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,30 +15,66 @@ import jaxlib
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from zoo.axes import DIVIDED, MESH
 from zoo.errors import UserError
+from zoo.training.placement import Placement
 
 PyTree = Any
-# Patterns of paths, such as ``fc1/kernel``, with the mesh axis for each axis of the array.
-Placement = tuple[tuple[str, PartitionSpec], ...]
+# The axes of a mesh over which the rows of a batch are divided.
+ROWS = DIVIDED["batch"]
 
 
-def make_mesh(data: int = -1) -> Mesh:
-    """Makes a mesh with the axis ``data``, over which the rows of a batch are divided.
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    sequence: int = 1,
+    devices: Sequence[Any] | None = None,
+) -> Mesh:
+    """Makes a mesh with the axes ``data``, ``fsdp``, ``tensor`` and ``sequence``.
+
+    The rows of a batch are divided over ``data`` and ``fsdp``, and parameters over ``fsdp`` and
+    ``tensor``; see ``zoo.axes``. Neighbours along the last axes are neighbours among the devices.
 
     Args:
-        data: the number of devices along the axis; -1 takes all devices.
+        data: the number of devices along the axis. For one of the axes it may be -1, which takes
+            all devices that the others leave.
+        fsdp: as ``data``.
+        tensor: as ``data``.
+        sequence: as ``data``.
+        devices: the devices; None takes all of this program's.
 
     Raises:
-        UserError: there are fewer devices than that.
+        UserError: there are fewer devices than that, the other axes do not divide their number, or
+            two of the axes are -1.
     """
-    devices = jax.devices()
-    count = len(devices) if data == -1 else data
+    given = dict(zip(MESH, (data, fsdp, tensor, sequence), strict=True))
+    shown = ", ".join(f"mesh.{name}={size}" for name, size in given.items() if size != 1)
+    devices = jax.devices() if devices is None else devices
+    unknown = [name for name, size in given.items() if size == -1]
+    for name, size in given.items():
+        if size != -1 and size < 1:
+            raise UserError(f"mesh.{name}={size} must be -1 (all that are left) or at least 1")
+    if len(unknown) > 1:
+        raise UserError(
+            f"{shown}: only one can be -1, which takes all devices that the others leave. Give "
+            f"mesh.{unknown[0]}=1 or another number"
+        )
+    count = math.prod(size for size in given.values() if size != -1)
     if count > len(devices):
         raise UserError(
-            f"mesh.data={data}, but there are only {len(devices)} devices: "
-            "lower it, or give -1 to take all"
+            f"{shown}, but there are only {len(devices)} devices: lower it, or give -1 to take all"
         )
-    return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
+    if unknown:
+        if len(devices) % count:
+            raise UserError(
+                f"{shown}: {count} does not divide the {len(devices)} devices that mesh."
+                f"{unknown[0]}=-1 would fill. Give numbers whose product divides {len(devices)}"
+            )
+        given[unknown[0]] = len(devices) // count
+    sizes = tuple(given.values())
+    chosen = np.array(devices[: math.prod(sizes)]).reshape(sizes)
+    return Mesh(chosen, MESH, axis_types=(AxisType.Auto,) * len(MESH))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +83,23 @@ class Layout:
 
     Attributes:
         mesh: the devices.
-        placement: the placement of parameters and of everything kept for each of them: the
-            optimizer's state and the average. The first pattern that matches a path applies. An
-            array that no pattern matches is replicated on every device.
+        placement: the place of each parameter by its path; see ``placement_of``. All that is kept
+            for a parameter, under a path that ends in its own, lies where it does: the average and
+            the optimizer's state. Every other array is replicated on every device.
     """
 
     mesh: Mesh
-    placement: Placement = ()
+    placement: Placement = dataclasses.field(default_factory=dict)
 
     @property
     def devices(self) -> int:
         """Number of devices."""
         return int(self.mesh.devices.size)
+
+    @property
+    def row_parts(self) -> int:
+        """Number of parts into which the rows of a batch are divided."""
+        return math.prod(self.mesh.shape[axis] for axis in ROWS)
 
     @property
     def whole(self) -> NamedSharding:
@@ -66,8 +108,8 @@ class Layout:
 
     @property
     def rows(self) -> NamedSharding:
-        """The sharding of a batch, whose rows are divided over the devices."""
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        """The sharding of a batch, whose rows are divided over ``data`` and ``fsdp``."""
+        return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
     def of(self, tree: PyTree) -> PyTree:
         """Returns the sharding of each array of a state, or of parts of one."""
@@ -101,11 +143,21 @@ class Layout:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows), batch
         )
 
+    def bytes_per_device(self, tree: PyTree) -> int:
+        """Returns the bytes that each device holds of a state, or of parts of one."""
+        return sum(
+            math.prod(sharding.shard_shape(tuple(leaf.shape))) * leaf.dtype.itemsize
+            for leaf, sharding in zip(
+                jax.tree.leaves(tree), jax.tree.leaves(self.of(tree)), strict=True
+            )
+        )
+
     def _spec(self, path: Any, leaf: Any) -> PartitionSpec:
-        where = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, spec in self.placement:
-            # Counters and factored statistics have a parameter's path but other axes.
-            if re.search(pattern, where) and len(spec) <= len(leaf.shape):
+        names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        for begin in range(len(names)):
+            place = self.placement.get("/".join(names[begin:]))
+            # Counters have a parameter's path and follow nothing.
+            if place is not None and (spec := place.of(tuple(leaf.shape))) is not None:
                 return spec
         return PartitionSpec()
 
@@ -187,12 +239,15 @@ def compile_step(
     """
     start = time.perf_counter()
     shardings = layout.of(state)
+    # Values between layers are kept divided by the axes of the mesh (``zoo.axes.constrain``).
+    known = jax.set_mesh(layout.mesh) if layout.devices > 1 else contextlib.nullcontext()
     jitted = jax.jit(
         function,
         in_shardings=(shardings, layout.rows),
         out_shardings=(shardings, layout.whole) if returns_state else layout.whole,
         donate_argnums=(0,) if returns_state else (),
     )
-    lowered = jitted.lower(layout.abstract(state), layout.abstract_batch(batch))
+    with known:
+        lowered = jitted.lower(layout.abstract(state), layout.abstract_batch(batch))
     compiled = lowered.compile(compiler_options(layout.mesh.devices.flat[0].platform))
     return compiled, time.perf_counter() - start

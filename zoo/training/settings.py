@@ -25,7 +25,12 @@ class Settings:
         keep: the number of latest checkpoints to keep.
         workers: the number of processes that make batches; 0 uses a thread.
         prefetch: the number of batches made ahead.
-        devices: the number of devices over which a batch is divided; -1 takes all.
+        devices: the number of devices over which a batch alone is divided. It and the three that
+            follow are the axes of the mesh (``zoo.training.layout.make_mesh``); one of them may be
+            -1, which takes all devices that the others leave.
+        fsdp: the number of devices over which a batch and the parameters are divided.
+        tensor: the number of devices over which the widths inside the layers are divided.
+        sequence: the number of devices over which the positions of sequences are divided.
     """
 
     seed: int = 0
@@ -41,6 +46,9 @@ class Settings:
     workers: int = 0
     prefetch: int = 4
     devices: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
 
     def check(self, names: dict[str, str] | None = None) -> None:
         """Raises ConfigError for a value out of range.
@@ -63,6 +71,10 @@ class Settings:
             )
 
 
+_DEVICES = fields.Rule(
+    "-1 (all devices that are left) or at least 1", lambda value: value == -1 or value > 0
+)
+
 RULES: fields.Rules = {
     "seed": fields.Rule("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32),
     "precision": fields.choice("float32", "tf32", "bfloat16"),
@@ -76,9 +88,10 @@ RULES: fields.Rules = {
     "keep": fields.at_least(1),
     "workers": fields.between(0, 1024),
     "prefetch": fields.at_least(1),
-    "devices": fields.Rule(
-        "-1 (all devices) or at least 1", lambda value: value == -1 or value > 0
-    ),
+    "devices": _DEVICES,
+    "fsdp": _DEVICES,
+    "tensor": _DEVICES,
+    "sequence": _DEVICES,
 }
 
 # The config field of each setting.
@@ -96,4 +109,7 @@ CONFIG_FIELDS = {
     "workers": "data.workers",
     "prefetch": "data.prefetch",
     "devices": "mesh.data",
+    "fsdp": "mesh.fsdp",
+    "tensor": "mesh.tensor",
+    "sequence": "mesh.sequence",
 }

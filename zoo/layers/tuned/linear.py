@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from zoo.axes import divides_rows_only
 from zoo.layers.tuned.bilinear import Form, differentiable
 from zoo.layers.tuned.devices import on_each_device
 from zoo.layers.tuned.platform import (
@@ -247,6 +248,10 @@ _multiply_many, _, _ = differentiable(
 
 
 def _own_kernel_gradient(x: Input, dy: Output) -> Kernel:
+    if not divides_rows_only():
+        # Rows and lengths that are divided both would have to be gathered to become one axis.
+        summed = tuple(range(x.ndim - 1))
+        return jnp.tensordot(x, dy, axes=(summed, summed))
     return by_platform(_from_wider, kernel_gradient, x, dy)
 
 

@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import batching, mlir
 from jaxtyping import Array
 
+from zoo import axes
 from zoo.native import library
 
 
@@ -19,6 +20,9 @@ def by_platform(on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arra
 
     Nothing that ``on_cpu`` computes is kept for the gradient, only the arrays.
     """
+    # The form for one CPU would move widths that are divided over several devices.
+    if not axes.divides_rows_only():
+        return elsewhere(*arrays)
     return jax.lax.platform_dependent(
         *arrays, cpu=jax.checkpoint(on_cpu, prevent_cse=False), default=elsewhere
     )
@@ -98,8 +102,13 @@ def has_native(function: str, dtype: np.dtype) -> bool:
 
 
 def _are_wanted(dtype: np.dtype) -> bool:
-    # Not beside a GPU or TPU: what little is left to the CPU there is not worth a compilation.
-    return dtype.name in library.NUMBERS and jax.default_backend() == "cpu"
+    # Not beside a GPU or TPU: what little is left to the CPU there is not worth a compilation. And
+    # not where widths or lengths are divided: native functions take whole ones.
+    return (
+        dtype.name in library.NUMBERS
+        and jax.default_backend() == "cpu"
+        and axes.divides_rows_only()
+    )
 
 
 def native_call(
