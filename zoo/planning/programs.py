@@ -239,7 +239,7 @@ class _Reader:
         yield from max(branches, key=lambda steps: sum(s.flops + s.bytes for s in steps))
 
     def _trips(self, computation: Computation, line: Instruction) -> int:
-        known = re.search(r'known_trip_count\W+n\W+(\d+)', line.attributes)
+        known = re.search(r"known_trip_count\W+n\W+(\d+)", line.attributes)
         trips = int(known[1]) if known else trip_count(self.program, computation, line)
         self.unknown_loops += trips is None
         return 1 if trips is None else trips
@@ -392,7 +392,7 @@ def operations(computation: Computation, line: Instruction) -> float:
     counts as often as its precision needs passes.
     """
     if line.opcode == "custom-call":
-        told = re.search(r'cost_estimate\W+flops\W+(\d+)', line.attributes)
+        told = re.search(r"cost_estimate\W+flops\W+(\d+)", line.attributes)
         return float(told[1]) if told else 0.0
     if line.opcode == "dot":
         left = computation.arrays(line.operands[0])[0].shape
@@ -532,9 +532,7 @@ def first_group(attributes: str, devices: int) -> tuple[int, ...]:
     return tuple(range(devices))
 
 
-def _axis_group(
-    sizes: Mapping[str, int], taken: Sequence[tuple[str, str, str]]
-) -> tuple[int, ...]:
+def _axis_group(sizes: Mapping[str, int], taken: Sequence[tuple[str, str, str]]) -> tuple[int, ...]:
     """Returns the first group along named axes, or along parts ``name:(before)size`` of them."""
     strides = dict(zip(sizes, np.cumprod([1, *reversed(sizes.values())])[-2::-1], strict=True))
     group = np.zeros(1, int)
