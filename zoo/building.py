@@ -222,9 +222,7 @@ def layout_of(parts: Parts, mesh: Mesh) -> tuple[Layout, list[str]]:
         return Layout(mesh), []
     state = jax.eval_shape(lambda: init_state(parts))
     placement, said = placement_of(parts.axes, state.params, mesh)
-    own = {
-        name: state.model_state[name] for name in parts.task.own_state if name in state.model_state
-    }
+    own = {name: state.model_state.get(name) for name in parts.task.own_state}
     return Layout(mesh, placement | rows_of(own, mesh)), said
 
 

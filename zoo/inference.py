@@ -2,11 +2,13 @@
 
 import importlib.resources
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zoo import building, data, storage
@@ -22,6 +24,7 @@ from zoo.tasks.loaded import Loaded
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_mesh
 from zoo.training.placement import placement_of
+from zoo.training.settings import Settings
 
 __all__ = ["Loaded", "describe_models", "evaluate", "export", "load", "shown"]
 
@@ -106,7 +109,7 @@ def evaluate(
     _check_symbols(loaded, dataset)
     dataset.open(split)
     settings = configs.settings(config)
-    mesh = building.mesh_of(settings)
+    mesh, notes = _mesh_here(settings)
     placement, _ = placement_of(building.family_of(config).axes, loaded.params, mesh)
     layout = Layout(mesh, placement)
     evaluator = building.make_evaluator(loaded.task, dataset, settings, layout)
@@ -114,7 +117,20 @@ def evaluate(
     scores = evaluator.scores(loaded.params, loaded.model_state, split)
     metrics |= scores.pop("metrics", {})
     made = {"split": split, "step": loaded.step, "metrics": metrics} | scores
-    return made | {"notes": list(dataset.notes)} if dataset.notes else made
+    notes = [*dataset.notes, *notes]
+    return made | {"notes": notes} if notes else made
+
+
+def _mesh_here(settings: Settings) -> tuple[Mesh, list[str]]:
+    """Returns the mesh of a run, or one device where it has more devices than are here."""
+    sizes = (settings.devices, settings.fsdp, settings.tensor, settings.sequence)
+    needed, here = math.prod(size for size in sizes if size != -1), len(jax.devices())
+    fits = needed <= here and (-1 not in sizes or here % needed == 0)
+    if fits:
+        return building.mesh_of(settings), []
+    return make_mesh(1), [
+        f"evaluated on one device: the run's mesh of {needed} devices does not fit the {here} here"
+    ]
 
 
 def _check_symbols(loaded: Loaded, dataset: data.Dataset) -> None:

@@ -138,15 +138,19 @@ def make_plan(
         "per_step": per_step,
         "settings": deciding(config),
     }
-    try:
-        compiled: Any = loop.compile_train_step(parts.train_step, training, batch, layout)
-    except jax.errors.JaxRuntimeError as error:
-        if not sizing.is_memory(error):
-            raise
-        plan = _too_large(error, memory, slice_, common, said)
-    else:
-        seconds = training.progress.compile_seconds
-        plan = _of_compiled(compiled, seconds, memory, slice_, mesh, common, said, shares)
+    with programs.written_by_compiler(slice_.devices[0].platform) as (options, text):
+        try:
+            compiled: Any = loop.compile_train_step(
+                parts.train_step, training, batch, layout, **options
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if not sizing.is_memory(error):
+                raise
+            plan = _too_large(error, memory, slice_, common, said)
+        else:
+            common["compile_seconds"] = training.progress.compile_seconds
+            done = programs.executions(programs.parse(text(compiled)), mesh.size)
+            plan = _of_compiled(compiled, done, memory, slice_, mesh, common, said, shares)
     say(f"{name}: {in_words(plan)}")
     return plan
 
@@ -209,7 +213,7 @@ def gib(count: float) -> str:
 
 def _of_compiled(
     compiled: Any,
-    seconds: float,
+    done: programs.Executions,
     memory: dict[str, int],
     slice_: Slice,
     mesh: Mesh,
@@ -221,7 +225,6 @@ def _of_compiled(
     beside = made.output_size_in_bytes - made.alias_size_in_bytes
     temporaries = made.temp_size_in_bytes + beside + made.generated_code_size_in_bytes
     total = made.argument_size_in_bytes + temporaries
-    done = programs.executions(programs.parse(compiled.as_text()), mesh.size)
     placed = dataclasses.replace(slice_, devices=list(mesh.devices.flat))
     estimate = roofline.estimate(done, placed, shares)
     if done.unknown_loops:
@@ -240,7 +243,6 @@ def _of_compiled(
         step_seconds=estimate.seconds,
         mfu=common["flops_per_step"] / (peak * estimate.seconds),
         tokens_per_second=common["per_step"] / estimate.seconds,
-        compile_seconds=seconds,
         parts={
             name: value
             for name, value in dataclasses.asdict(estimate).items()

@@ -4,10 +4,14 @@ XLA's own cost analysis counts the body of a loop once. Here each instruction is
 it runs, which the loop's counter tells.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -179,8 +183,28 @@ class Executions:
         return {kind: count for kind, count in found.items() if count}
 
 
+@contextlib.contextmanager
+def written_by_compiler(platform: str) -> Iterator[tuple[dict[str, Any], Callable[[Any], str]]]:
+    """Gives options for a compilation, and the function that returns the program's text after it.
+
+    The compiler for TPUs writes the text to a file, since what it returns may be newer than what
+    jaxlib can read (``Compiled.as_text`` then fails).
+    """
+    if platform != "tpu":
+        yield {}, lambda compiled: compiled.as_text()
+        return
+    with tempfile.TemporaryDirectory(prefix="zoo-plan-") as folder:
+
+        def text(compiled: Any) -> str:
+            files = [*Path(folder).glob("*.after_codegen.txt")]
+            largest = max(files, key=lambda file: file.stat().st_size)
+            return largest.read_text(encoding="utf-8")
+
+        yield {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}, text
+
+
 def parse(text: str) -> Program:
-    """Reads the text of a compiled program, as ``jax.stages.Compiled.as_text`` returns it."""
+    """Reads the text of a compiled program, as ``written_by_compiler`` gives it."""
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     lines: dict[str, Instruction] = {}

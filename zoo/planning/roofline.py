@@ -42,7 +42,9 @@ class Estimate:
     waiting: float
 
 
-def estimate(done: Executions, slice_: Slice, shares: Shares | None = None) -> Estimate:
+def estimate(
+    done: Executions, slice_: Slice, shares: Shares | None = None, *, kernel_flops: float = 0.0
+) -> Estimate:
     """Returns the time of a step by the roofline of each of its instructions.
 
     An instruction takes as long as its operations or its traffic, whichever is longer. Copies run
@@ -53,11 +55,12 @@ def estimate(done: Executions, slice_: Slice, shares: Shares | None = None) -> E
         done: what a device does in a step.
         slice_: the chips.
         shares: what share of its maker's figures a chip reaches.
+        kernel_flops: operations of kernels on a chip, which their program does not tell.
     """
     shares, chip = shares or Shares(), slice_.chip
     flops = chip.flops * shares.compute
     bandwidth = chip.memory_bandwidth * shares.memory
-    busy = hidden = open_ = 0.0
+    busy, hidden, open_ = kernel_flops / flops, 0.0, 0.0
     for step in done.steps:
         if not step.is_copy:
             busy += step.times * max(step.flops / flops, step.bytes / bandwidth)
@@ -67,7 +70,8 @@ def estimate(done: Executions, slice_: Slice, shares: Shares | None = None) -> E
     memory = done.bytes / bandwidth
     working = max(busy, memory)
     waiting = open_ + max(0.0, hidden - working)
-    return Estimate(working + waiting, done.flops / flops, memory, hidden + open_, waiting)
+    compute = (done.flops + kernel_flops) / flops
+    return Estimate(working + waiting, compute, memory, hidden + open_, waiting)
 
 
 def _seconds(sent: Collective, slice_: Slice) -> float:
