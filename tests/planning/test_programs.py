@@ -88,9 +88,9 @@ def test_a_collective_in_a_loop_counts_every_time():
 
     def repeated(x):
         def body(x):
-            return jax.lax.scan(
-                lambda x, _: (jax.lax.psum(x, "data") / 8, None), x, length=LAYERS
-            )[0]
+            return jax.lax.scan(lambda x, _: (jax.lax.psum(x, "data") / 8, None), x, length=LAYERS)[
+                0
+            ]
 
         spec = PartitionSpec("data")
         return jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(x)

@@ -8,6 +8,7 @@ sums over all links.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -169,11 +170,9 @@ def _described(name: str, chip: Chip) -> Sequence[Any]:
 
 
 def _virtual(name: str, count: int) -> Slice:
-    try:
-        # This has an effect before JAX starts, and raises an error afterwards.
+    # This has an effect before JAX starts, and raises an error afterwards.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(
