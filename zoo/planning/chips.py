@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -141,11 +142,7 @@ def listing() -> str:
 
 def has_compiler() -> bool:
     """Returns whether the compiler for TPUs is installed."""
-    try:
-        import libtpu  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("libtpu") is not None
 
 
 def _described(name: str, chip: Chip) -> Sequence[Any]:
