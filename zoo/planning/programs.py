@@ -422,7 +422,8 @@ def operations(computation: Computation, line: Instruction) -> float:
         left = computation.arrays(line.operands[0])[0].shape
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
         contracted = [int(axis) for axis in axes[1].split(",") if axis] if axes else []
-        size = math.prod(line.outputs[0].shape) * math.prod(left[axis] for axis in contracted)
+        size = float(math.prod(line.outputs[0].shape))
+        size *= math.prod(left[axis] for axis in contracted)
     elif line.opcode == "convolution":
         size = _window_products(computation, line)
     else:
@@ -465,7 +466,8 @@ def _moved(computation: Computation, line: Instruction) -> int:
     read = [array for name in line.operands for array in computation.arrays(name)]
     made = sum(array.moved for array in line.outputs)
     if line.opcode in ("dynamic-slice", "slice", "gather"):
-        return made + min(made or math.inf, sum(a.moved for a in read)) if read else made
+        taken = sum(array.moved for array in read)
+        return made + (min(made, taken) if made else taken)
     if line.opcode == "dynamic-update-slice":
         return 2 * sum(a.moved for a in computation.arrays(line.operands[1]))
     if line.opcode == "scatter":
@@ -558,7 +560,7 @@ def first_group(attributes: str, devices: int) -> tuple[int, ...]:
 
 def _axis_group(sizes: Mapping[str, int], taken: Sequence[tuple[str, str, str]]) -> tuple[int, ...]:
     """Returns the first group along named axes, or along parts ``name:(before)size`` of them."""
-    strides = dict(zip(sizes, np.cumprod([1, *reversed(sizes.values())])[-2::-1], strict=True))
+    strides = dict(zip(sizes, np.cumprod([1, *reversed([*sizes.values()])])[-2::-1], strict=True))
     group = np.zeros(1, int)
     for name, before, part in taken:
         size, stride = sizes[name], int(strides[name])
