@@ -426,6 +426,13 @@ def check_divisible(settings: Settings, layout: Layout, names: Mapping[str, str]
         layout: the devices.
         names: the user's name of each setting.
     """
+    processes = jax.process_count()
+    if layout.row_parts % processes:
+        axes = " x ".join(names.get(axis, axis) for axis in ("devices", "fsdp"))
+        raise configs.ConfigError(
+            f"{axes} = {layout.row_parts} must be a multiple of the {processes} processes, since "
+            "each reads rows of its own: keep the other axes of the mesh within a process"
+        )
     for name in ("batch_size", "eval_batch_size"):
         size, parts = getattr(settings, name), settings.accumulate if name == "batch_size" else 1
         if (size // parts) % layout.row_parts:

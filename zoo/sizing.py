@@ -136,8 +136,9 @@ def check_compiled(compiled: Any, parts: building.Parts, given: Given) -> None:
     made = compiled.memory_analysis()
     if made is None:
         return
-    # The state lies in the memory already, and the result takes its place.
-    needed = made.temp_size_in_bytes
+    # The state lies in the memory already, and the result takes its place. Devices of a CPU share
+    # its memory.
+    needed = made.temp_size_in_bytes * building.mesh_of(parts.settings).size
     if jax.default_backend() == "cpu" and needed > process.memory_bytes():
         raise TooLarge(f"a step needs another {amount(needed)}; {used_up(parts, given)}")
 

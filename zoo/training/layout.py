@@ -248,7 +248,9 @@ def compile_step(
     start = time.perf_counter()
     shardings = layout.of(state)
     # Values between layers are kept divided by the axes of the mesh (``zoo.axes.constrain``).
-    known = jax.set_mesh(layout.mesh) if layout.devices > 1 else contextlib.nullcontext()
+    known: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if layout.devices > 1:
+        known = jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh)
     jitted = jax.jit(
         function,
         in_shardings=(shardings, layout.rows),

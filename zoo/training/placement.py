@@ -146,11 +146,11 @@ def _axes(
                     f"({name}; {larger} would do)"
                 )
     if "fsdp" in sizes and not any("fsdp" in taken for taken in axes):
-        parts = [sizes["fsdp"] * math.prod(sizes[axis] for axis in taken) for taken in axes]
+        each = [sizes["fsdp"] * math.prod(sizes[axis] for axis in taken) for taken in axes]
         free = [
             (not axes[number], size, number)
             for number, size in enumerate(shape)
-            if size and size % parts[number] == 0
+            if size and size % each[number] == 0
         ]
         if free:
             # An axis that nothing divides yet comes first, then the largest.
