@@ -14,7 +14,7 @@ the programs that were measured:
 - times of the steps with a published share of the peak are those of maxtext's count of operations:
   six for each weight and token, and attention as if it were not causal.
 
-Half of the steps (``calibrates``) were used to choose ``zoo.planning.roofline.Shares``.
+Half of the steps (``calibrates``) are there to choose ``zoo.planning.roofline.Shares``.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from zoo.training.state import create_state
 from zoo.training.step import make_train_step
 
 RESULTS = machine.ROOT / "benchmarks" / "results" / "plans.json"
-README = machine.ROOT / "README.md"
+DOCUMENT = machine.ROOT / "docs" / "planning.md"
 # Rows of the vocabulary's logits that are computed together, in tokens.
 _CHUNK = 2048
 _RECIPES = "AI-Hypercomputer/tpu-recipes, training/trillium"
@@ -98,7 +98,7 @@ class Published:
         seconds: the time of a step; 0 if ``mfu`` is given instead.
         mfu: the share of the chips' peak.
         tensor: devices along the mesh axis ``tensor``; the others lie along ``fsdp``.
-        calibrates: whether the estimate's constants were chosen with it.
+        calibrates: whether the estimate's constants may be chosen with it.
     """
 
     shape: Decoder
@@ -327,7 +327,7 @@ def main() -> None:
         results[name] = predict(published)
         print(json.dumps({name: results[name]}), flush=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    tables.write_between(README, "plans", as_markdown(results))
+    tables.write_between(DOCUMENT, "plans", as_markdown(results))
 
 
 if __name__ == "__main__":

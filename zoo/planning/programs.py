@@ -493,7 +493,10 @@ def _moved_by_fusion(computation: Computation, line: Instruction, inner: Computa
     for inside in inner.instructions.values():
         if inside.opcode != "parameter":
             continue
-        outer = computation.arrays(line.operands[int(inside.operands[0])])
+        number = int(inside.operands[0])
+        # A part of an asynchronous operation has its operands in the state that it is passed.
+        given = line.operands[number] if number < len(line.operands) else ""
+        outer = computation.arrays(given) or inside.outputs
         whole = sum(array.moved for array in outer)
         parts = [_part(inner, user, inside.name) for user in _real_users(users, inside.name)]
         known = [part for part in parts if part is not None]

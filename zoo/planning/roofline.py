@@ -10,7 +10,7 @@ from zoo.planning.programs import Collective, Executions
 class Shares:
     """What share of the figures of a chip's maker a real program reaches.
 
-    They are calibrated on half of the published steps in ``benchmarks/plans.py``.
+    The defaults are assumed. ``benchmarks/plans.py`` names the published steps to calibrate them.
 
     Attributes:
         compute: of the operations a second.
