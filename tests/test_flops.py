@@ -44,3 +44,58 @@ def test_models_need_what_is_published(name, published):
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     found = count_flops(model.apply, variables, image) / 2e9
     assert found == pytest.approx(published, rel=0.03)
+
+
+def test_a_scan_counts_as_its_unrolled_form_with_its_gradient():
+    weights, x = jnp.zeros((7, 8, 8)), jnp.zeros((4, 8))
+
+    def scanned(weights):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0].sum()
+
+    def unrolled(weights):
+        y = x
+        for w in weights:
+            y = jnp.tanh(y @ w)
+        return y.sum()
+
+    found = [count_flops(jax.grad(loss), weights) for loss in (scanned, unrolled)]
+    # The unrolled form has no gradient of its first input.
+    assert found[0] == 7 * 3 * 2 * 4 * 8 * 8
+    assert found[1] == found[0] - 2 * 4 * 8 * 8
+
+
+def test_gpt_needs_its_closed_form():
+    model = zoo.create_model("gpt", dropout_rate=0.0)
+    tokens = jax.ShapeDtypeStruct((1, 1024), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
+
+    def loss(params, tokens):
+        return model.apply({"params": params}, tokens)[0].sum()
+
+    found = count_flops(jax.grad(loss), variables["params"], tokens, platform="tpu")
+    # Six for each weight in a product and token; causal attention, of which half is needed.
+    layers, width, time, words = 12, 768, 1024, 50257
+    weights = layers * 12 * width**2 + words * width
+    assert found == pytest.approx(time * (6 * weights + 6 * layers * width * time), rel=0.03)
+
+
+def test_the_form_for_a_platform_is_counted():
+    x = jnp.zeros((3, 3))
+
+    def chosen(x):
+        return jax.lax.platform_dependent(
+            x, cpu=lambda x: x @ x, tpu=lambda x: x @ x @ x, default=lambda x: x
+        )
+
+    counts = {name: count_flops(chosen, x, platform=name) for name in ("cpu", "tpu", "cuda", "")}
+    assert counts == {"cpu": 54, "tpu": 108, "cuda": 0, "": 108}
+
+
+def test_rematerialised_work_is_counted():
+    weights, x = jnp.zeros((5, 5)), jnp.zeros((2, 5))
+
+    def loss(weights):
+        return jax.checkpoint(lambda w: jnp.tanh(jnp.tanh(x @ w) @ w))(weights).sum()
+
+    plain = count_flops(jax.grad(lambda w: jnp.tanh(jnp.tanh(x @ w) @ w).sum()), weights)
+    assert count_flops(jax.grad(loss), weights) == plain + 2 * 2 * 2 * 25

@@ -286,6 +286,7 @@ def start_jax(config: ConfigDict) -> str:
     else:
         os.environ[library.SWITCH] = "off"
         said = ["process as it is"]
+    process.quiet_libtpu()
     _choose_platform(config.platform)
     return ", ".join(said)
 

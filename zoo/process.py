@@ -36,6 +36,23 @@ def tune_allocator() -> str:
     return "allocator keeps memory"
 
 
+def quiet_libtpu() -> None:
+    """Keeps ``libtpu`` from complaining that a machine without a TPU has none; imports no jax.
+
+    Where it is installed, JAX tries it at every start. It then asks for the kind of TPU and the
+    names of its hosts, which these variables answer. Nothing is changed on a machine with a TPU.
+    """
+    # jax sets this when it is imported and finds no TPU.
+    if os.environ.get("TPU_SKIP_MDS_QUERY") != "1":
+        return
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    # Several processes may compile at a time, since none has a TPU.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
 def cache_folder() -> Path:
     """Returns the folder of what can be made again, inside the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

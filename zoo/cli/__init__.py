@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from zoo import commands
-from zoo.cli import ask, evaluate, export, listing, prepare, report
+from zoo.cli import ask, evaluate, export, listing, plan, prepare, report
 from zoo.errors import UserError
 
 # Each module has HELP, add_arguments(parser) and run(options, overrides).
@@ -15,8 +15,11 @@ COMMANDS: Mapping[str, ModuleType] = {
     "evaluate": evaluate,
     "export": export,
     "report": report,
+    "plan": plan,
     "prepare": prepare,
 }
+# The commands that take fields of a config.
+_TAKE_FIELDS = ("evaluate", "plan")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,7 +36,7 @@ def _main(arguments: Sequence[str]) -> None:
         return
     if name.startswith("-"):
         raise UserError(f"{name}: the first word is a command, as in `zoo list`; see `zoo --help`")
-    if overrides and name != "evaluate":
+    if overrides and name not in _TAKE_FIELDS:
         raise UserError(f"zoo {name} takes no {overrides[0]}")
     if name not in COMMANDS:
         ask.run(name, others[1:])

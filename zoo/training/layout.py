@@ -6,7 +6,8 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -222,7 +223,13 @@ def make_state(make: Callable[[], PyTree], layout: Layout) -> PyTree:
 
 
 def compile_step(
-    function: Callable, state: Any, batch: Any, layout: Layout, *, returns_state: bool
+    function: Callable,
+    state: Any,
+    batch: Any,
+    layout: Layout,
+    *,
+    returns_state: bool,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Callable, float]:
     """Compiles ``function(state, batch)`` ahead of its first call.
 
@@ -233,6 +240,7 @@ def compile_step(
         layout: where the arrays lie.
         returns_state: whether the function returns ``(state, others)``. The new state then reuses
             the memory of the old one. All other results are replicated on every device.
+        options: options for the compiler besides ``compiler_options``.
 
     Returns:
         The compiled function, which refuses other shapes, and the seconds that compiling took.
@@ -251,5 +259,6 @@ def compile_step(
     )
     with known:
         lowered = jitted.lower(layout.abstract(state), layout.abstract_batch(batch))
-    compiled = lowered.compile(compiler_options(layout.mesh.devices.flat[0].platform))
+    known_options = compiler_options(layout.mesh.devices.flat[0].platform)
+    compiled = lowered.compile({**known_options, **options})
     return compiled, time.perf_counter() - start

@@ -173,11 +173,13 @@ def compile_train_step(
     training: Training,
     batch: Any,
     layout: Layout,
+    **options: Any,
 ) -> Callable[[Any, Any], tuple[Any, Sums]]:
     """Compiles the step together with the summation of its metrics, and reuses the state's memory.
 
     The compiled function takes ``(training.arrays, batch)`` and returns the new arrays and the
-    step's own sums. The seconds of the compilation are added to ``training.progress``.
+    step's own sums. The seconds of the compilation are added to ``training.progress``. ``options``
+    are further options for the compiler.
     """
 
     def step(arrays: dict[str, Any], batch: Batch) -> tuple[dict[str, Any], Sums]:
@@ -185,7 +187,9 @@ def compile_train_step(
         added = {name: add_sums(arrays[name], sums) for name in ("window", "epoch")}
         return {"state": state, **added}, sums
 
-    compiled, seconds = compile_step(step, training.arrays, batch, layout, returns_state=True)
+    compiled, seconds = compile_step(
+        step, training.arrays, batch, layout, returns_state=True, options=options
+    )
     training.progress.compile_seconds += seconds
     return compiled
 

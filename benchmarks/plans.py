@@ -1,0 +1,334 @@
+"""Predicted and published times of training steps on TPUs, side by side.
+
+    python -m benchmarks.plans                  every step; writes the tables
+    python -m benchmarks.plans --only llama-8b  one
+    python -m benchmarks.plans --tables         compiles nothing; writes the tables
+
+Each step is compiled ahead of time for its slice with ``zoo.planning``: the zoo's train step, with
+a decoder of the published shape that stands below. It needs the extra ``plan``. What differs from
+the programs that were measured:
+
+- they were written in maxtext, with its own kernels, compiler options and precision of gradients;
+- rematerialisation is of whole layers here; the recipes for v6e keep some values, move others to
+  the host's memory, and compute less anew;
+- times of the steps with a published share of the peak are those of maxtext's count of operations:
+  six for each weight and token, and attention as if it were not causal.
+
+Half of the steps (``calibrates``) are there to choose ``zoo.planning.roofline.Shares``.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import machine, tables
+from zoo.axes import constrain
+from zoo.flops import count_flops
+from zoo.planning import find_slice, programs, roofline
+from zoo.training import loop
+from zoo.training.layout import Layout, make_mesh
+from zoo.training.placement import placement_of
+from zoo.training.state import create_state
+from zoo.training.step import make_train_step
+
+RESULTS = machine.ROOT / "benchmarks" / "results" / "plans.json"
+DOCUMENT = machine.ROOT / "docs" / "planning.md"
+# Rows of the vocabulary's logits that are computed together, in tokens.
+_CHUNK = 2048
+_RECIPES = "AI-Hypercomputer/tpu-recipes, training/trillium"
+_MAXTEXT = "AI-Hypercomputer/maxtext, README.md and MaxText/configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """The shape of a decoder-only transformer with gated layers and grouped heads (Llama).
+
+    Attributes:
+        layers: number of blocks.
+        width: of the residual stream.
+        heads: of the queries.
+        groups: heads of the keys and values.
+        hidden: width of the gated layers.
+        vocabulary: number of tokens.
+        head: width of a head.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    groups: int
+    hidden: int
+    vocabulary: int
+    head: int = 128
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters in products."""
+        attention = self.width * self.head * 2 * (self.heads + self.groups)
+        block = attention + 3 * self.width * self.hidden
+        return self.layers * block + self.vocabulary * self.width
+
+
+LLAMA_8B = Decoder(32, 4096, 32, 8, 14336, 128256)
+LLAMA_70B = Decoder(80, 8192, 64, 8, 28672, 128256)
+MISTRAL_7B = Decoder(32, 4096, 32, 8, 14336, 32000)
+# maxtext scales its base of 16 layers, width 2048, 16 heads and 7168 hidden features.
+MAXTEXT_16B = Decoder(32, 4096, 64, 64, 28672, 32000)
+MAXTEXT_32B = Decoder(32, 8192, 64, 64, 28672, 32000)
+MAXTEXT_64B = Decoder(64, 8192, 64, 64, 28672, 32000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A measured step.
+
+    Attributes:
+        shape: the model.
+        topology: the chips.
+        rows: of the batch, for each chip.
+        length: tokens of a row.
+        source: where it was published.
+        seconds: the time of a step; 0 if ``mfu`` is given instead.
+        mfu: the share of the chips' peak.
+        tensor: devices along the mesh axis ``tensor``; the others lie along ``fsdp``.
+        calibrates: whether the estimate's constants may be chosen with it.
+    """
+
+    shape: Decoder
+    topology: str
+    rows: int
+    length: int
+    source: str
+    seconds: float = 0.0
+    mfu: float = 0.0
+    tensor: int = 1
+    calibrates: bool = False
+
+    def measured(self, chips: int, peak: float) -> float:
+        """Returns the seconds of a step."""
+        if self.seconds:
+            return self.seconds
+        tokens = self.rows * self.length * chips
+        attention = 12 * self.shape.layers * self.length * self.shape.heads * self.shape.head
+        return tokens * (6 * self.shape.parameters + attention) / (self.mfu * peak * chips)
+
+
+STEPS: Mapping[str, Published] = {
+    "llama-8b": Published(LLAMA_8B, "v6e:2x4", 3, 8192, _RECIPES, 3.443, calibrates=True),
+    "mistral-7b": Published(MISTRAL_7B, "v6e:2x4", 6, 8192, _RECIPES, 6.320),
+    "llama-8b-256": Published(LLAMA_8B, "v6e:16x16", 4, 8192, _RECIPES, 4.546),
+    "llama-70b-256": Published(LLAMA_70B, "v6e:16x16", 5, 8192, _RECIPES, 42.656, calibrates=True),
+    "16b-256": Published(MAXTEXT_16B, "v5e:16x16", 6, 2048, _MAXTEXT, mfu=0.611, calibrates=True),
+    "32b-256": Published(MAXTEXT_32B, "v5e:16x16", 4, 2048, _MAXTEXT, mfu=0.669),
+    "64b-256": Published(MAXTEXT_64B, "v5e:16x16", 2, 2048, _MAXTEXT, mfu=0.599),
+    "32b-64": Published(
+        MAXTEXT_32B, "v5p:4x4x4", 6, 2048, _MAXTEXT, mfu=0.715, tensor=4, calibrates=True
+    ),
+}
+
+
+def predict(published: Published) -> dict[str, Any]:
+    """Compiles a step for its slice and returns what is predicted."""
+    slice_ = find_slice(published.topology)
+    chips = len(slice_.devices)
+    mesh = make_mesh(1, -1, published.tensor, devices=slice_.devices)
+    optimizer = optax.adamw(1e-4)
+    step = make_train_step(
+        functools.partial(_loss, published.shape, mesh), optimizer, precision="bfloat16"
+    )
+    shapes = jax.eval_shape(lambda: _parameters(published.shape))
+    # Layers lie in one array, so a pattern names the last two axes.
+    placement, _ = placement_of(_AXES, shapes, mesh)
+    layout = Layout(mesh, placement)
+    state = jax.eval_shape(
+        lambda: create_state({"params": _parameters(published.shape)}, optimizer, jax.random.key(0))
+    )
+    tokens = jax.ShapeDtypeStruct((published.rows * chips, published.length + 1), jnp.int32)
+    batch = {"tokens": tokens}
+    arrays = loop.abstract_arrays(state, step, batch, layout)
+    training = loop.Training(**arrays, progress=loop.Progress())
+    with programs.written_by_compiler("tpu") as (options, text):
+        compiled: Any = loop.compile_train_step(step, training, batch, layout, **options)
+        done = programs.executions(programs.parse(text(compiled)), chips)
+    made = compiled.memory_analysis()
+    placed = dataclasses.replace(slice_, devices=list(mesh.devices.flat))
+    estimate = roofline.estimate(done, placed, kernel_flops=_attention(published))
+    measured = published.measured(chips, slice_.chip.flops)
+    return {
+        "predicted": estimate.seconds,
+        "measured": measured,
+        "parts": dataclasses.asdict(estimate),
+        "done": {"flops": done.flops, "bytes": done.bytes, "sent": done.collective_bytes()},
+        "gib": (made.argument_size_in_bytes + made.temp_size_in_bytes) / 2**30,
+        "counted": count_flops(step, state, batch, platform="tpu"),
+        "compile_seconds": training.progress.compile_seconds,
+        "date": machine.today(),
+    }
+
+
+_AXES = (
+    (r"(query|key|value)$", ("embed", "attention")),
+    (r"out$", ("attention", "embed")),
+    (r"(gate|up)$", ("embed", "hidden")),
+    (r"down$", ("hidden", "embed")),
+    (r"tokens$", ("vocab", "embed")),
+    (r"output$", ("embed", "vocab")),
+)
+
+
+def _parameters(shape: Decoder) -> dict[str, Any]:
+    layers, width, head = shape.layers, shape.width, shape.head
+    sizes = {
+        "query": (width, shape.heads * head), "key": (width, shape.groups * head),
+        "value": (width, shape.groups * head), "out": (shape.heads * head, width),
+        "gate": (width, shape.hidden), "up": (width, shape.hidden), "down": (shape.hidden, width),
+        "norm_1": (width,), "norm_2": (width,),
+    }  # fmt: skip
+    return {
+        "tokens": jnp.zeros((shape.vocabulary, width)),
+        "blocks": {name: jnp.zeros((layers, *size)) for name, size in sizes.items()},
+        "norm": jnp.zeros(width),
+        "output": jnp.zeros((width, shape.vocabulary)),
+    }
+
+
+def _loss(shape: Decoder, mesh: Any, params: Any, model_state: Any, batch: Any, key: Any) -> Any:
+    tokens, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+    x = constrain(params["tokens"].at[tokens].get(), "batch", None, None)
+
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+    def block(x: Any, weights: Any) -> tuple[Any, None]:
+        y = _normalised(x, weights["norm_1"])
+        query, keys, values = (
+            (y @ weights[name]).reshape(*y.shape[:2], -1, shape.head)
+            for name in ("query", "key", "value")
+        )
+        mixed = _attend(mesh, _rotated(query), _rotated(keys), values)
+        x = x + mixed.reshape(*y.shape[:2], -1) @ weights["out"]
+        y = _normalised(x, weights["norm_2"])
+        x = x + (jax.nn.silu(y @ weights["gate"]) * (y @ weights["up"])) @ weights["down"]
+        return constrain(x, "batch", None, None), None
+
+    x, _ = jax.lax.scan(block, x, params["blocks"])
+    x = _normalised(x, params["norm"])
+
+    @jax.checkpoint
+    def part(total: Any, piece: Any) -> tuple[Any, None]:
+        features, labels = piece
+        logits = (features @ params["output"]).astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return total + losses.sum(), None
+
+    pieces = jax.tree.map(_in_chunks, (x, targets))
+    total, _ = jax.lax.scan(part, jnp.float32(0), pieces)
+    return total, (jnp.float32(targets.size), model_state, {})
+
+
+def _in_chunks(x: Any) -> Any:
+    count = max(1, x.shape[1] // _CHUNK)
+    return jnp.moveaxis(x.reshape(x.shape[0], count, -1, *x.shape[2:]), 1, 0)
+
+
+def _normalised(x: Any, scale: Any) -> Any:
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt((wide**2).mean(axis=-1, keepdims=True) + 1e-5)
+    return wide.astype(x.dtype) * (1 + scale)
+
+
+def _rotated(x: Any) -> Any:
+    half = x.shape[-1] // 2
+    angles = jnp.arange(x.shape[1])[:, None] * 10000 ** (-jnp.arange(half) / half)
+    cosine, sine = (f(angles)[:, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
+    left, right = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([left * cosine - right * sine, right * cosine + left * sine], axis=-1)
+
+
+def _attend(mesh: Any, query: Any, keys: Any, values: Any) -> Any:
+    """Returns causal attention by jax's own kernel, each device with rows and heads of its own."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    from jax.sharding import PartitionSpec
+
+    length, tensor = query.shape[1], mesh.shape["tensor"]
+    heads, size = query.shape[2] // tensor, min(512, length)
+    repeats = query.shape[2] // keys.shape[2]
+    keys, values = (jnp.repeat(x, repeats, axis=2) for x in (keys, values))
+    blocks = splash.BlockSizes(
+        size, size, size, block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size,
+        block_q_dq=size, block_kv_dq=size,
+    )  # fmt: skip
+
+    def on_one(query: Any, keys: Any, values: Any) -> Any:
+        mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
+        kernel = splash.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1)
+        first = (jnp.swapaxes(x, 1, 2) for x in (query / shape_root, keys, values))
+        return jnp.swapaxes(jax.vmap(kernel)(*first), 1, 2)
+
+    shape_root = query.shape[-1] ** 0.5
+    spec = PartitionSpec(("data", "fsdp"), None, "tensor", None)
+    divided = jax.shard_map(
+        on_one, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
+    )
+    return divided(query, keys, values)
+
+
+def _attention(published: Published) -> float:
+    """Returns the operations of the attention kernels on a chip.
+
+    Two products forward, twice with rematerialisation, and seven backward in two kernels that both
+    compute the weights anew; half of each, as it is causal.
+    """
+    shape, length = published.shape, published.length
+    product = 2 * published.rows * length**2 * shape.heads * shape.head / 2
+    return shape.layers * (2 + 2 + 7) * product
+
+
+def as_markdown(results: Mapping[str, Any]) -> str:
+    """Lays out the predicted and measured times."""
+    header = ("step", "chips", "batch", "measured", "predicted", "ratio", "")
+    rows = []
+    for name, published in STEPS.items():
+        if name not in results:
+            continue
+        found = results[name]
+        rows.append(
+            (
+                name,
+                published.topology,
+                f"{published.rows} x {published.length} a chip",
+                f"{found['measured']:.3g} s",
+                f"{found['predicted']:.3g} s",
+                f"{found['predicted'] / found['measured']:.2f}",
+                "calibrates" if published.calibrates else "",
+            )
+        )
+    return tables.markdown(header, rows)
+
+
+def main() -> None:
+    """Predicts what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plans", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--only", choices=STEPS, help="one step")
+    parser.add_argument("--tables", action="store_true", help="compile nothing")
+    options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name, published in STEPS.items():
+        if options.tables or options.only not in (None, name):
+            continue
+        results[name] = predict(published)
+        print(json.dumps({name: results[name]}), flush=True)
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    tables.write_between(DOCUMENT, "plans", as_markdown(results))
+
+
+if __name__ == "__main__":
+    main()
