@@ -14,17 +14,64 @@ here:
 Expected, on two cores: 3 minutes to 1.81 nats a character on validation+test (mean of seeds 0
 and 1). `:nanogpt` reaches 1.90 (mean of seeds 0 to 2); the same recipe written in PyTorch reached
 1.91.
+
+The other variants are large models:
+
+    python train.py --config configs/gpt.py:124m --config.data.name=text --config.data.path=FILE
+
+`:124m` and `:350m` have the shapes of GPT-2 and GPT-2 medium, and read their published weights.
+`:1b`, `:7b` and `:70b` have the widths, depths and vocabularies of Llama 3.2 1B, Llama 2 7B and
+Llama 3 70B, with the block of GPT until the zoo has theirs: learnt positions, two linear layers with
+GELU, and a head of keys for each head of queries. Their blocks are scanned and rematerialised. All
+keep float32 parameters and compute in bfloat16. A batch is half a million tokens; give
+`--config.train.accumulate` to a machine that cannot hold it. The text in the package is far too short
+for them, and none of them has been trained here.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from zoo.config import ConfigError, base
 
+# Learning rates and, within a factor of two, tokens of a batch are those of GPT-3's table 2.1; the
+# steps read 20 tokens for each parameter.
+LARGE: dict[str, dict[str, Any]] = {
+    "124m": {
+        "model": {},
+        "learning_rate": 6e-4,
+        "train": {"batch_size": 512, "accumulate": 1, "steps": 4_750, "remat": "none"},
+    },
+    "350m": {
+        "model": {"features": 1024, "num_layers": 24, "num_heads": 16},
+        "learning_rate": 3e-4,
+        "train": {"batch_size": 512, "accumulate": 1, "steps": 13_500, "remat": "none"},
+    },
+    "1b": {
+        "model": {"features": 2048, "num_layers": 16, "num_heads": 32},
+        "learning_rate": 2e-4,
+        "train": {"batch_size": 128, "accumulate": 1, "steps": 20_700, "remat": "block"},
+    },
+    "7b": {
+        "model": {"features": 4096, "num_layers": 32, "num_heads": 32},
+        "learning_rate": 1.2e-4,
+        "train": {"batch_size": 256, "accumulate": 1, "steps": 66_800, "remat": "block"},
+    },
+    "70b": {
+        "model": {"features": 8192, "num_layers": 80, "num_heads": 64},
+        "learning_rate": 6e-5,
+        "train": {"batch_size": 512, "accumulate": 1, "steps": 312_600, "remat": "block"},
+    },
+}
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; ``variant`` is empty or ``nanogpt``."""
+    """Returns the config; ``variant`` is empty, ``nanogpt`` or the size of a large model."""
+    if variant in LARGE:
+        return _large(variant)
     if variant not in ("", "nanogpt"):
-        raise ConfigError(f"configs/gpt.py:{variant}: the only variant is 'nanogpt'")
+        known = ", ".join(["nanogpt", *LARGE])
+        raise ConfigError(f"configs/gpt.py:{variant}: the variants are {known}")
     config = base(model="gpt", task="language_modelling")
     config.model.vocab_size = 0
     config.model.context = 64

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from zoo.layers import LayerNorm, Linear
 from zoo.layers.attention import empty_cache
+from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer_blocks import (
     Features,
     Layer,
@@ -46,6 +47,7 @@ class TransformerEncoder(nn.Module):
         norm_first: see ``Transformer``.
         positions: see ``Transformer``.
         max_length: see ``Transformer``.
+        remat: see ``Transformer``.
     """
 
     vocab_size: int
@@ -58,6 +60,7 @@ class TransformerEncoder(nn.Module):
     norm_first: bool = False
     positions: str = "sinusoidal"
     max_length: int = 512
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -72,8 +75,9 @@ class TransformerEncoder(nn.Module):
             self.dropout_rate,
             name="embed",
         )(tokens, train=train)
+        call = rematerialized(lambda layer, *of: layer(*of, train=train)[0], self.remat)
         for number in range(self.num_layers):
-            x, _ = Layer(
+            layer = Layer(
                 self.num_heads,
                 self.feedforward_features,
                 self.dropout_rate,
@@ -81,7 +85,8 @@ class TransformerEncoder(nn.Module):
                 self.norm_first,
                 causal=False,
                 name=f"layer_{number}",
-            )(x, mask, train=train)
+            )
+            x = call(layer, x, mask)
         return LayerNorm(name="norm")(x)
 
 
@@ -100,6 +105,7 @@ class TransformerDecoder(nn.Module):
         positions: see ``Transformer``.
         max_length: see ``Transformer``.
         tie_weights: whether the output's weights are the tokens' vectors.
+        remat: see ``Transformer``.
     """
 
     vocab_size: int
@@ -113,6 +119,7 @@ class TransformerDecoder(nn.Module):
     positions: str = "sinusoidal"
     max_length: int = 512
     tie_weights: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -148,8 +155,9 @@ class TransformerDecoder(nn.Module):
         begin = 0 if before[0].tokens is None else before[0].tokens.length
         x = embed(tokens, begin, train=train)
         after = []
+        call = rematerialized(lambda layer, *of: layer(*of, train=train), self.remat)
         for number in range(self.num_layers):
-            x, cache = Layer(
+            layer = Layer(
                 self.num_heads,
                 self.feedforward_features,
                 self.dropout_rate,
@@ -157,7 +165,8 @@ class TransformerDecoder(nn.Module):
                 self.norm_first,
                 causal=True,
                 name=f"layer_{number}",
-            )(x, mask, memory, memory_mask, before[number], train=train)
+            )
+            x, cache = call(layer, x, mask, memory, memory_mask, before[number])
             after.append(cache)
         x = LayerNorm(name="norm")(x)
         if self.tie_weights:
@@ -190,6 +199,7 @@ class Transformer(nn.Module):
         positions: ``sinusoidal`` or ``learned``.
         max_length: largest number of tokens, where positions are learned.
         tie_weights: whether the output's weights are the target tokens' vectors.
+        remat: what the gradient keeps of the layers; see ``zoo.layers.rematerialization``.
     """
 
     source_vocab_size: int = 32000
@@ -205,6 +215,7 @@ class Transformer(nn.Module):
     positions: str = "sinusoidal"
     max_length: int = 512
     tie_weights: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         """Makes both stacks."""
@@ -217,6 +228,7 @@ class Transformer(nn.Module):
             "norm_first": self.norm_first,
             "positions": self.positions,
             "max_length": self.max_length,
+            "remat": self.remat,
         }
         self.encoder = TransformerEncoder(
             self.source_vocab_size, num_layers=self.num_encoder_layers, **common

@@ -285,7 +285,7 @@ def test_it_compiles_for_a_tpu_that_is_not_there():
         pytest.skip("libtpu is absent: TPU_LIBRARY_PATH names no file")
     variables = {
         "JAX_PLATFORMS": "cpu", "TPU_LIBRARY_PATH": library, "TPU_SKIP_MDS_QUERY": "1",
-        # libtpu ends the process for a flag that it does not know, and those of the tests are a CPU's.
+        # Those of the tests are a CPU's, and libtpu ends the process for one that it does not know.
         "XLA_FLAGS": "",
     }  # fmt: skip
     done = subprocess.run(
