@@ -20,12 +20,12 @@ The other variants are large models:
     python train.py --config configs/gpt.py:124m --config.data.name=text --config.data.path=FILE
 
 `:124m` and `:350m` have the shapes of GPT-2 and GPT-2 medium, and read their published weights.
-`:1b`, `:7b` and `:70b` have the widths, depths and vocabularies of Llama 3.2 1B, Llama 2 7B and
-Llama 3 70B, with the block of GPT until the zoo has theirs: learnt positions, two linear layers with
-GELU, and a head of keys for each head of queries. Their blocks are scanned and rematerialised. All
-keep float32 parameters and compute in bfloat16. A batch is half a million tokens; give
-`--config.train.accumulate` to a machine that cannot hold it. The text in the package is far too short
-for them, and none of them has been trained here.
+`:1b`, `:7b` and `:70b` have the widths and depths of Llama models and the vocabulary of Llama 3,
+with the block of GPT until the zoo has theirs: learnt positions, two linear layers with GELU, and a
+head of keys for each head of queries. Their blocks are scanned and rematerialised. All keep float32
+parameters and compute in bfloat16. A batch is half a million to four million tokens; give
+`--config.train.accumulate` to a machine that cannot hold it. The text in the package is far too
+short for them, and none of them has been trained here.
 """
 
 from typing import Any
@@ -99,4 +99,34 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.eval_every = 500
     config.train.eval_batch_size = 64
     config.checkpoint.every = 500
+    return config
+
+
+def _large(variant: str) -> ConfigDict:
+    large, of_gpt2 = LARGE[variant], variant in ("124m", "350m")
+    config = base(model="gpt", task="language_modelling")
+    config.model.update(large["model"])
+    # A vocabulary of 50,257 is GPT-2's, one of 128,256 Llama 3's.
+    config.model.vocab_size = 50_257 if of_gpt2 else 128_256
+    config.model.context = 1024 if of_gpt2 else 8192
+    config.model.dropout_rate = 0.0
+    config.model.use_bias = of_gpt2
+    config.model.scan_layers = not of_gpt2
+    config.data.name = "tiny_shakespeare"
+    config.data.context = config.model.context
+    config.data.stride = 1
+    config.precision = "bfloat16"
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = large["learning_rate"]
+    config.optimizer.schedule = "warmup_cosine"
+    config.optimizer.warmup_steps = 700 if variant == "124m" else 2000
+    config.optimizer.end_value = large["learning_rate"] / 10
+    config.optimizer.b2 = 0.95
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.decay_exclude = "scale|bias"
+    config.optimizer.clip_norm = 1.0
+    config.train.update(large["train"])
+    config.train.eval_every = 1000
+    config.train.eval_batch_size = 32
+    config.checkpoint.every = 1000
     return config
