@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from zoo.errors import UserError
 from zoo.layers.rematerialization import NAMES, rematerialized
@@ -53,7 +54,7 @@ def products(jaxpr):
     for equation in jaxpr.eqns:
         count += equation.primitive.name in ("dot_general", "linear")
         if equation.primitive.name != "linear":
-            inner = jax.core.jaxprs_in_params(equation.params)
+            inner = jaxprs_in_params(equation.params)
             count += sum(map(products, inner))
     return count
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from zoo.models import GPT
 from zoo.tasks.language_modelling import LanguageModelling
@@ -26,7 +27,7 @@ BATCH = {
 def largest(jaxpr):
     """The largest number of elements of an array in a program, in those it calls too."""
     here = [v.aval.size for e in jaxpr.eqns for v in e.outvars if hasattr(v.aval, "size")]
-    inner = [largest(sub) for e in jaxpr.eqns for sub in jax.core.jaxprs_in_params(e.params)]
+    inner = [largest(sub) for e in jaxpr.eqns for sub in jaxprs_in_params(e.params)]
     return max([*here, *inner], default=0)
 
 
