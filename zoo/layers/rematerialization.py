@@ -33,13 +33,9 @@ def rematerialized(
         raise UserError(f"remat={how!r} must be one of {', '.join(map(repr, NAMES))}")
     if how == "none":
         return call
-    policy = _is_linear if how == "dots" else None
+    # By the name that the layers give their products: the products themselves stand inside a choice
+    # of the platform, of which a gradient keeps nothing.
+    kept = jax.checkpoint_policies.save_only_these_names("linear")
+    policy = kept if how == "dots" else None
     remat: Callable[..., Any] = nn.remat(call, policy=policy, prevent_cse=not in_loop)
     return remat
-
-
-def _is_linear(primitive: Any, *shapes: Any, **params: Any) -> bool:
-    """Whether an operation is a product with weights, which have no axis of examples."""
-    # "linear" is the product of ``zoo.layers.tuned.linear``, on a CPU.
-    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return primitive.name == "linear" or bool(products(primitive, *shapes, **params))
