@@ -14,17 +14,64 @@ here:
 Expected, on two cores: 3 minutes to 1.81 nats a character on validation+test (mean of seeds 0
 and 1). `:nanogpt` reaches 1.90 (mean of seeds 0 to 2); the same recipe written in PyTorch reached
 1.91.
+
+The other variants are large models:
+
+    python train.py --config configs/gpt.py:124m --config.data.name=text --config.data.path=FILE
+
+`:124m` and `:350m` have the shapes of GPT-2 and GPT-2 medium, and read their published weights.
+`:1b`, `:7b` and `:70b` have the widths and depths of Llama models and the vocabulary of Llama 3,
+with the block of GPT until the zoo has theirs: learnt positions, two linear layers with GELU, and a
+head of keys for each head of queries. Their blocks are scanned and rematerialised. All keep float32
+parameters and compute in bfloat16. A batch is half a million to four million tokens; give
+`--config.train.accumulate` to a machine that cannot hold it. The text in the package is far too
+short for them, and none of them has been trained here.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from zoo.config import ConfigError, base
 
+# Learning rates and, within a factor of two, tokens of a batch are those of GPT-3's table 2.1; the
+# steps read 20 tokens for each parameter.
+LARGE: dict[str, dict[str, Any]] = {
+    "124m": {
+        "model": {},
+        "learning_rate": 6e-4,
+        "train": {"batch_size": 512, "accumulate": 1, "steps": 4_750, "remat": "none"},
+    },
+    "350m": {
+        "model": {"features": 1024, "num_layers": 24, "num_heads": 16},
+        "learning_rate": 3e-4,
+        "train": {"batch_size": 512, "accumulate": 1, "steps": 13_500, "remat": "none"},
+    },
+    "1b": {
+        "model": {"features": 2048, "num_layers": 16, "num_heads": 32},
+        "learning_rate": 2e-4,
+        "train": {"batch_size": 128, "accumulate": 1, "steps": 20_700, "remat": "block"},
+    },
+    "7b": {
+        "model": {"features": 4096, "num_layers": 32, "num_heads": 32},
+        "learning_rate": 1.2e-4,
+        "train": {"batch_size": 256, "accumulate": 1, "steps": 66_800, "remat": "block"},
+    },
+    "70b": {
+        "model": {"features": 8192, "num_layers": 80, "num_heads": 64},
+        "learning_rate": 6e-5,
+        "train": {"batch_size": 512, "accumulate": 1, "steps": 312_600, "remat": "block"},
+    },
+}
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config; ``variant`` is empty or ``nanogpt``."""
+    """Returns the config; ``variant`` is empty, ``nanogpt`` or the size of a large model."""
+    if variant in LARGE:
+        return _large(variant)
     if variant not in ("", "nanogpt"):
-        raise ConfigError(f"configs/gpt.py:{variant}: the only variant is 'nanogpt'")
+        known = ", ".join(["nanogpt", *LARGE])
+        raise ConfigError(f"configs/gpt.py:{variant}: the variants are {known}")
     config = base(model="gpt", task="language_modelling")
     config.model.vocab_size = 0
     config.model.context = 64
@@ -52,4 +99,34 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.eval_every = 500
     config.train.eval_batch_size = 64
     config.checkpoint.every = 500
+    return config
+
+
+def _large(variant: str) -> ConfigDict:
+    large, of_gpt2 = LARGE[variant], variant in ("124m", "350m")
+    config = base(model="gpt", task="language_modelling")
+    config.model.update(large["model"])
+    # A vocabulary of 50,257 is GPT-2's, one of 128,256 Llama 3's.
+    config.model.vocab_size = 50_257 if of_gpt2 else 128_256
+    config.model.context = 1024 if of_gpt2 else 8192
+    config.model.dropout_rate = 0.0
+    config.model.use_bias = of_gpt2
+    config.model.scan_layers = not of_gpt2
+    config.data.name = "tiny_shakespeare"
+    config.data.context = config.model.context
+    config.data.stride = 1
+    config.precision = "bfloat16"
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = large["learning_rate"]
+    config.optimizer.schedule = "warmup_cosine"
+    config.optimizer.warmup_steps = 700 if variant == "124m" else 2000
+    config.optimizer.end_value = large["learning_rate"] / 10
+    config.optimizer.b2 = 0.95
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.decay_exclude = "scale|bias"
+    config.optimizer.clip_norm = 1.0
+    config.train.update(large["train"])
+    config.train.eval_every = 1000
+    config.train.eval_batch_size = 32
+    config.checkpoint.every = 1000
     return config

@@ -59,6 +59,8 @@ def test_defaults_are_valid_and_survive_json():
         ({"model__output_activation": "softmax"}, ["model.output_activation", "logits"]),
         ({"train__steps": 0, "train__epochs": 0}, ["train.steps=0", "train.epochs=0"]),
         ({"train__accumulate": 3}, ["train.batch_size=64", "train.accumulate=3"]),
+        ({"train__remat": "block"}, ["train.remat='block'", "model.name='cnn'", "gpt", "vit_b_16"]),
+        ({"train__remat": "blocks"}, ["train.remat", "Did you mean 'block'"]),
         ({"optimizer__nesterov": True, "optimizer__name": "sgd"}, ["nesterov", "momentum"]),
         ({"optimizer__momentum": 0.9}, ["optimizer.momentum=0.9", "'adam'", "sgd"]),
         ({"optimizer__name": "adamw", "optimizer__decay_mode": "coupled"}, ["adamw", "'adam'"]),

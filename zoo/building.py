@@ -147,6 +147,8 @@ def build_task(config: ConfigDict, vocabularies: Mapping[str, data.Vocabulary]) 
 
 def _model(config: ConfigDict) -> nn.Module:
     attributes = {name: value for name, value in config.model.items() if name != "name"}
+    if family_of(config).can_rematerialize:
+        attributes["remat"] = config.train.remat
     return create_model(config.model.name, catalog(config.extensions).families, **attributes)
 
 

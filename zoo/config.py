@@ -44,6 +44,7 @@ _TOP = {
     "reset": Field("", fields.PATTERN),
     "train.epochs": Field(5, fields.at_least(0)),
     "train.steps": Field(0, fields.at_least(0)),
+    "train.remat": Field("none", fields.choice("none", "block", "dots")),
 }
 _SETTINGS = {
     path: Field(getattr(Settings, name), RULES[name]) for name, path in CONFIG_FIELDS.items()
@@ -52,7 +53,7 @@ _SETTINGS = {
 # A resumed run may change these fields. They affect no number of the run, or only its length.
 _MAY_DIFFER = re.compile(
     r"platform|process_settings|mesh\..*|checkpoint\.(every|keep)|data\.(data_dir|workers|prefetch)"
-    r"|train\.(log_every|eval_every|eval_batch_size)"
+    r"|train\.(log_every|eval_every|eval_batch_size|remat)"
 )
 _LENGTH = ("train.epochs", "train.steps")
 # Sizes and counts are 32-bit numbers in many places below.
@@ -310,6 +311,12 @@ def _check_combinations(config: ConfigDict, known: Catalog) -> None:
         raise ConfigError(
             f"task.name={wing.name!r} does not train model.name={config.model.name!r}: it "
             f"trains {' and '.join(known.models_of(wing))}"
+        )
+    if train.remat != "none" and not family.can_rematerialize:
+        able = sorted(name for name, other in known.families.items() if other.can_rematerialize)
+        raise ConfigError(
+            f"train.remat={train.remat!r}: model.name={config.model.name!r} keeps all that its "
+            f"gradient needs; take 'none', or one of {', '.join(able)}"
         )
     family.check(config.model)
     wing.check(config, family)

@@ -1,5 +1,7 @@
 """GPT against Hugging Face's ``GPT2LMHeadModel``."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from zoo.errors import UserError
 from zoo.families.gpt import gpt_table
 from zoo.models import GPT
-from zoo.weights.tables import to_reference
+from zoo.weights.tables import from_reference, to_reference
 
 SMALL = GPT(vocab_size=23, context=12, num_layers=2, num_heads=2, features=8)
 
@@ -124,3 +126,80 @@ def test_dropout_is_where_gpt2_has_it():
 def test_what_does_not_fit_is_refused(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+SCANNED = dataclasses.replace(SMALL, scan_layers=True)
+
+
+def stacked(params):
+    """The parameters of ``SMALL`` as ``SCANNED`` has them."""
+    rest = dict(params)
+    blocks = [rest.pop(f"block_{layer}") for layer in range(SMALL.num_layers)]
+    return {**rest, "blocks": jax.tree.map(lambda *each: jnp.stack(each), *blocks)}
+
+
+def test_scanned_blocks_compute_the_same_with_every_gradient():
+    text = tokens()
+
+    def found(model, params):
+        logits, backward = jax.vjp(lambda p: model.apply({"params": p}, text)[0], params)
+        return logits, *backward(jnp.cos(logits))
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: 10 * x.astype(jnp.float64), made()["params"])
+        logits, gradient = jax.jit(found, static_argnums=0)(SMALL, params)
+        ours, of_stacked = jax.jit(found, static_argnums=0)(SCANNED, stacked(params))
+        np.testing.assert_allclose(ours, logits, rtol=1e-12, atol=1e-12)
+        expected = stacked(gradient)
+        assert jax.tree.structure(of_stacked) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(of_stacked), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(b).max())
+
+
+def test_scanned_blocks_begin_each_with_its_own_numbers():
+    params = jax.jit(SCANNED.init)(jax.random.key(0), tokens())["params"]
+    shapes = jax.tree.map(jnp.shape, stacked(made()["params"]))
+    assert jax.tree.map(jnp.shape, params) == shapes
+    first, second = params["blocks"]["up"]["kernel"]
+    assert not np.array_equal(first, second)
+    np.testing.assert_allclose([first.std(), second.std()], 0.02, rtol=0.2)
+
+
+def test_scanned_blocks_keep_a_cache_for_each_layer():
+    params, text = stacked(made()["params"]), tokens(time=12)
+    apply = jax.jit(SCANNED.apply)
+    whole, _ = apply({"params": params}, text)
+    cache, found = SCANNED.initial_cache(3, 12), []
+    for begin in (0, 4, 8):
+        logits, cache = apply({"params": params}, text[:, begin : begin + 4], cache)
+        found.append(logits)
+    assert jax.tree.structure(cache) == jax.tree.structure(SMALL.initial_cache(3, 12))
+    np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_scanned_blocks_drop_out_each_for_itself():
+    def kept(key):
+        _, seen = SCANNED.apply(
+            {"params": stacked(made()["params"])}, tokens(), train=True, rngs={"dropout": key},
+            mutable="intermediates",
+            capture_intermediates=lambda module, _: type(module).__name__ == "Dropout",
+        )  # fmt: skip
+        return [x for x in jax.tree.leaves(seen) if x.shape == (2, 3, 2, 9, 9)]
+
+    # The share kept of attention's weights, of both layers.
+    (weights,) = jax.jit(kept)(jax.random.key(1))
+    assert not np.array_equal(weights[0] == 0, weights[1] == 0)
+
+
+def test_weights_of_both_forms_are_one_file():
+    params = made()["params"]
+    arrays = to_reference(params, gpt_table(2))
+    table = gpt_table(2, scan_layers=True)
+    read = from_reference(arrays, table, stacked(params))
+    for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(stacked(params)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for name, array in to_reference(read, table).items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+    del arrays["transformer.h.1.mlp.c_fc.weight"]
+    with pytest.raises(UserError, match=r"h\.1\.mlp\.c_fc\.weight is missing"):
+        from_reference(arrays, table, stacked(params))

@@ -52,6 +52,7 @@ def loaded(name, *overrides):
 RUNS = [
     *([name] for name in TINY),
     ["gpt", "--config.model.use_bias=True"],
+    ["gpt", "--config.model.scan_layers=True", "--config.model.num_layers=2"],
     ["transformer", "--config.model.tie_weights=True", "--config.model.positions=learned"],
     ["resnet", "--config.model.bottleneck=True", "--config.model.stem=imagenet"],
     ["lstm", "--config.model.cell=gru", "--config.model.num_layers=2"],

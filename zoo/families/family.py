@@ -78,14 +78,23 @@ class Family:
     check: Callable[[Mapping[str, Any]], None] = lambda attributes: None
 
     def fields(self, name: str) -> dict[str, fields.Field]:
-        """Returns the attributes of one of the models as fields of a config."""
+        """Returns the attributes of one of the models as fields of a config.
+
+        ``remat`` is left out: it is no part of the model, and a config has it as ``train.remat``.
+        """
         known = fields.of(self.module, self.rules)
         return {
             attribute: dataclasses.replace(field, default=self.sizes[name][attribute])
             if attribute in self.sizes[name]
             else field
             for attribute, field in known.items()
+            if attribute != "remat"
         }
+
+    @property
+    def can_rematerialize(self) -> bool:
+        """Whether the module has the attribute ``remat``."""
+        return "remat" in fields.defaults(self.module)
 
 
 # Rules that many families share. With 0, the number of classes or symbols comes from the data.

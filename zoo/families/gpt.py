@@ -15,11 +15,12 @@ from zoo.weights.tables import (
     copy_entry,
     norm_entries,
     renamed,
+    stacked,
     zeros_entry,
 )
 
 
-def gpt_table(num_layers: int, *, zero_biases_of: int = 0) -> Table:
+def gpt_table(num_layers: int, *, zero_biases_of: int = 0, scan_layers: bool = False) -> Table:
     """Returns the table of ``zoo.models.GPT`` for ``GPT2LMHeadModel``.
 
     The output of the model shares the weights of the token embedding; published files may have
@@ -31,6 +32,7 @@ def gpt_table(num_layers: int, *, zero_biases_of: int = 0) -> Table:
         num_layers: number of blocks.
         zero_biases_of: the width of a model without biases, to which the reference's biases of
             zero are equal; 0 for a model with biases.
+        scan_layers: see ``zoo.models.GPT``.
     """
     width = zero_biases_of
 
@@ -65,7 +67,7 @@ def gpt_table(num_layers: int, *, zero_biases_of: int = 0) -> Table:
         for reference, path, size in (("c_fc", "up", 4 * width), ("c_proj", "down", width)):
             table.append(Entry(f"{theirs}.mlp.{reference}.weight", f"{ours}/{path}/kernel"))
             table += biases(f"{theirs}.mlp.{reference}.bias", f"{ours}/{path}/bias", size)
-    return table
+    return stacked(table, "block_", "blocks") if scan_layers else table
 
 
 def _linear(reference: str, ours: str) -> Table:
@@ -76,7 +78,11 @@ def _linear(reference: str, ours: str) -> Table:
 
 
 def _table(module: GPT, params: family.Params) -> Table:
-    return gpt_table(module.num_layers, zero_biases_of=0 if module.use_bias else module.features)
+    return gpt_table(
+        module.num_layers,
+        zero_biases_of=0 if module.use_bias else module.features,
+        scan_layers=module.scan_layers,
+    )
 
 
 def _hub_table(module: GPT, params: family.Params) -> Table:

@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers.linear import Linear, apply_each
+from zoo.layers.tuned.attention import Options, attend
+from zoo.layers.tuned.platform import are_known
 
 Heads = Float[Array, "batch length heads head_features"]
 Mask = Bool[Array, "#batch #heads #query #key"]
@@ -23,6 +25,9 @@ Means = Float[Array, "batch heads query head_features"]
 # Queries that share one product with their keys. In causal attention a block sees the keys up to
 # its own end: for long sequences half of the work, and scores that stay in a core's cache.
 _BLOCK = 128
+# Up to so many scores for a head they are held at once, which is faster where there are few; of
+# more, only a block is held.
+_HELD = 512 * 512
 
 
 class KeyValueCache(NamedTuple):
@@ -86,25 +91,30 @@ def dot_product_attention(
     """Returns means of the values, weighted by the softmax of query times key over √features.
 
     As ``torch.nn.functional.scaled_dot_product_attention``. The softmax is in float32 at least.
+    With more than 512 queries and keys the scores are never held at once, so that memory grows with
+    the length and not with its square; see ``zoo.layers.tuned.attention``.
 
     Args:
         query: what each position looks for.
-        key: what each position offers.
-        value: what each position gives.
+        key: what each position offers; it may have fewer heads, each for a group of queries' heads
+            (Ainslie et al. 2023).
+        value: what each position gives; as many heads as ``key``.
         mask: True where a query may see a key. Where it sees none the result is zero.
         causal: query ``i`` sees the keys up to ``i`` only; there are as many of both.
         dropout: applied to the weights; None: none.
 
     Raises:
-        UserError: ``causal`` is true, and there are not as many queries as keys.
+        UserError: ``causal`` is true, and there are not as many queries as keys; or the heads of
+            the keys do not divide those of the queries.
     """
+    length, keys = query.shape[1], key.shape[1]
+    if causal and keys != length:
+        raise UserError(f"causal attention needs as many queries as keys, not {length} and {keys}")
+    key, value = (_for_each_head(x, query.shape[2]) for x in (key, value))
+    if are_known(length, keys) and length * keys > _HELD and min(length, keys) > _BLOCK:
+        return _attend_in_blocks(query, key, value, mask, causal, dropout)
     if not causal:
         return _attend(query, key, value, mask, dropout)
-    length = query.shape[1]
-    if key.shape[1] != length:
-        raise UserError(
-            f"causal attention needs as many queries as keys, not {length} and {key.shape[1]}"
-        )
     blocks = []
     for begin in range(0, length, _BLOCK):
         end = min(begin + _BLOCK, length)
@@ -115,6 +125,28 @@ def dot_product_attention(
         block = query[:, begin:end]
         blocks.append(_attend(block, key[:, :end], value[:, :end], sees, dropout))
     return jnp.concatenate(blocks, axis=1)
+
+
+def _for_each_head(x: Heads, heads: int) -> Heads:
+    """Returns keys or values with as many heads as the queries, by repeating each."""
+    if heads % x.shape[2]:
+        raise UserError(f"the {x.shape[2]} heads of the keys must divide the queries' {heads}")
+    return x if x.shape[2] == heads else jnp.repeat(x, heads // x.shape[2], axis=2)
+
+
+def _attend_in_blocks(
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    mask: Mask | None,
+    causal: bool,
+    dropout: nn.Dropout | None,
+) -> Heads:
+    drawn, rate = None, 0.0
+    if dropout is not None:
+        drawn, rate = dropout.make_rng(dropout.rng_collection), float(dropout.rate)
+    query = query / math.sqrt(query.shape[-1])
+    return attend(Options(causal, rate), query, key, value, (mask, drawn))[0]
 
 
 def _attend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from zoo.axes import constrain_rows
@@ -41,7 +42,7 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
         """Applies the layer to the last axis."""
         kernel, bias = self.weights(x.shape[-1])
-        y = constrain_rows(multiply(x, kernel))
+        y = checkpoint_name(constrain_rows(multiply(x, kernel)), "linear")
         return y if bias is None else y + bias
 
 
@@ -55,5 +56,7 @@ def apply_each(
         x: their input; the last axis is multiplied.
     """
     kernels, biases = zip(*(layer.weights(x.shape[-1]) for layer in layers), strict=True)
-    products = [constrain_rows(y) for y in multiply_by_each(x, kernels)]
+    products = [
+        checkpoint_name(constrain_rows(y), "linear") for y in multiply_by_each(x, kernels)
+    ]
     return [y if bias is None else y + bias for y, bias in zip(products, biases, strict=True)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -12,6 +14,7 @@ from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Embed, LayerNorm
 from zoo.layers.attention import KeyValueCache, empty_cache
+from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer_blocks import RESIDUAL, Block
 
 # One for each layer.
@@ -33,6 +36,10 @@ class GPT(nn.Module):
         dropout_rate: share of the embeddings, attention weights and contributions of the blocks
             that is set to zero in training.
         use_bias: whether linear layers and normalisations have biases; GPT-2 has them.
+        scan_layers: whether the blocks are one program that runs in a loop, instead of one after
+            another. It takes as long to compile as one block. The parameters of ``block_0``,
+            ``block_1`` and so on are then stacked in ``blocks``, the layer as the first axis.
+        remat: what the gradient keeps of the blocks; see ``zoo.layers.rematerialization``.
     """
 
     vocab_size: int = 50257
@@ -42,10 +49,16 @@ class GPT(nn.Module):
     features: int = 768
     dropout_rate: float = 0.1
     use_bias: bool = True
+    scan_layers: bool = False
+    remat: str = "none"
 
     recurrent: ClassVar[bool] = False
 
-    @nn.compact
+    def setup(self) -> None:
+        """Makes the tables of vectors."""
+        self.tokens = Embed(self.vocab_size, self.features, std=0.02)
+        self.positions = Embed(self.context, self.features, std=0.02)
+
     def __call__(
         self, tokens: Int[Array, "batch time"], cache: Cache | None = None, *, train: bool = False
     ) -> tuple[Float[Array, "batch time vocab"], Cache | None]:
@@ -59,40 +72,79 @@ class GPT(nn.Module):
         Raises:
             UserError: the tokens are not 2-D, or are more than the context.
         """
+        x, cache = self.vectors(tokens, cache, train=train)
+        return self.logits(x), cache
+
+    def logits(self, x: Float[Array, "batch time features"]) -> Float[Array, "batch time vocab"]:
+        """Returns the logits of the next tokens from the vectors that ``vectors`` returns."""
+        return constrain(self.tokens.logits(x), "batch", "length", "vocab")
+
+    @nn.compact
+    def vectors(
+        self, tokens: Int[Array, "batch time"], cache: Cache | None = None, *, train: bool = False
+    ) -> tuple[Float[Array, "batch time features"], Cache | None]:
+        """Returns what ``__call__`` does, with the vectors that ``logits`` takes for the logits."""
         if tokens.ndim != 2:
             raise UserError(f"GPT: the tokens {tokens.shape} must be [batch, time]")
         time = tokens.shape[1]
         if time > self.context:
             raise UserError(f"GPT: {time} tokens are more than context={self.context}")
-        embed = Embed(self.vocab_size, self.features, std=0.02, name="tokens")
-        positions = Embed(self.context, self.features, std=0.02, name="positions")
-
         begin = 0 if cache is None else cache[0].length
-        x = embed(tokens) + positions(begin + jnp.arange(time))
+        x = self.tokens(tokens) + self.positions(begin + jnp.arange(time))
         x = constrain(nn.Dropout(self.dropout_rate, deterministic=not train)(x), *RESIDUAL)
+
+        def call(
+            block: Block, x: Array, cache: KeyValueCache | None
+        ) -> tuple[Array, KeyValueCache | None]:
+            made: tuple[Array, KeyValueCache | None] = block(x, cache, causal=True, train=train)
+            return made
+
+        call = rematerialized(call, self.remat, in_loop=self.scan_layers)
+        if self.scan_layers:
+            x, caches = self._in_a_loop(call, x, cache)
+        else:
+            caches = []
+            for layer in range(self.num_layers):
+                before = None if cache is None else cache[layer]
+                x, layer_cache = call(self._block(f"block_{layer}"), x, before)
+                if layer_cache is not None:
+                    caches.append(layer_cache)
+        x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
+        return x, tuple(caches) or None
+
+    def _block(self, name: str) -> Block:
         # The more layers, the smaller each one's first contributions (section 2.3).
         residual_std = 0.02 / (2 * self.num_layers) ** 0.5
-        caches = []
-        for layer in range(self.num_layers):
-            block = Block(
-                self.num_heads,
-                4 * self.features,
-                "gelu_tanh",
-                initialization=0.02,
-                attention_out_initialization=residual_std,
-                feedforward_out_initialization=residual_std,
-                dropout_rate=self.dropout_rate,
-                attention_dropout_rate=self.dropout_rate,
-                use_bias=self.use_bias,
-                name=f"block_{layer}",
-            )
-            before = None if cache is None else cache[layer]
-            x, layer_cache = block(x, before, causal=True, train=train)
-            if layer_cache is not None:
-                caches.append(layer_cache)
-        x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
-        logits = constrain(embed.logits(x), "batch", "length", "vocab")
-        return logits, tuple(caches) or None
+        return Block(
+            self.num_heads,
+            4 * self.features,
+            "gelu_tanh",
+            initialization=0.02,
+            attention_out_initialization=residual_std,
+            feedforward_out_initialization=residual_std,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.dropout_rate,
+            use_bias=self.use_bias,
+            name=name,
+        )
+
+    def _in_a_loop(
+        self, call: Callable[..., Any], x: Array, cache: Cache | None
+    ) -> tuple[Array, list[KeyValueCache]]:
+        loop = nn.scan(
+            call,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.num_layers,
+        )
+        # A cache is one for each layer in both forms: whoever decodes moves rows of its arrays,
+        # which are their first axis.
+        before = None if cache is None else jax.tree.map(lambda *each: jnp.stack(each), *cache)
+        x, after = loop(self._block("blocks"), x, before)
+        if after is None:
+            return x, []
+        arrays, structure = jax.tree.flatten(after)
+        return x, [jax.tree.unflatten(structure, each) for each in zip(*arrays, strict=True)]
 
     def initial_cache(self, batch_size: int, max_length: int, dtype: Any = float) -> Cache:
         """Returns the cache of no tokens.

@@ -24,6 +24,10 @@ from jaxtyping import Array, Float, Int
 class CausalLM(Protocol):
     """A language model that reads tokens from left to right.
 
+    It may also have the methods ``vectors``, which is ``__call__`` without its last product, and
+    ``logits``, which is that product. A batch's logits are then never held all at once if they
+    are many.
+
     Attributes:
         recurrent: whether what it keeps of the text so far has one size, however long the text. It
             then also has the submodule ``embed`` and the method ``decode``, which takes the

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from zoo.axes import constrain
 from zoo.layers import LayerNorm, Linear
 from zoo.layers.attention import empty_cache
+from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer_blocks import (
     Features,
     Layer,
@@ -47,6 +48,7 @@ class TransformerEncoder(nn.Module):
         norm_first: see ``Transformer``.
         positions: see ``Transformer``.
         max_length: see ``Transformer``.
+        remat: see ``Transformer``.
     """
 
     vocab_size: int
@@ -59,6 +61,7 @@ class TransformerEncoder(nn.Module):
     norm_first: bool = False
     positions: str = "sinusoidal"
     max_length: int = 512
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -73,8 +76,9 @@ class TransformerEncoder(nn.Module):
             self.dropout_rate,
             name="embed",
         )(tokens, train=train)
+        call = rematerialized(lambda layer, *of: layer(*of, train=train)[0], self.remat)
         for number in range(self.num_layers):
-            x, _ = Layer(
+            layer = Layer(
                 self.num_heads,
                 self.feedforward_features,
                 self.dropout_rate,
@@ -82,7 +86,8 @@ class TransformerEncoder(nn.Module):
                 self.norm_first,
                 causal=False,
                 name=f"layer_{number}",
-            )(x, mask, train=train)
+            )
+            x = call(layer, x, mask)
         return LayerNorm(name="norm")(x)
 
 
@@ -101,6 +106,7 @@ class TransformerDecoder(nn.Module):
         positions: see ``Transformer``.
         max_length: see ``Transformer``.
         tie_weights: whether the output's weights are the tokens' vectors.
+        remat: see ``Transformer``.
     """
 
     vocab_size: int
@@ -114,6 +120,7 @@ class TransformerDecoder(nn.Module):
     positions: str = "sinusoidal"
     max_length: int = 512
     tie_weights: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -149,8 +156,9 @@ class TransformerDecoder(nn.Module):
         begin = 0 if before[0].tokens is None else before[0].tokens.length
         x = embed(tokens, begin, train=train)
         after = []
+        call = rematerialized(lambda layer, *of: layer(*of, train=train), self.remat)
         for number in range(self.num_layers):
-            x, cache = Layer(
+            layer = Layer(
                 self.num_heads,
                 self.feedforward_features,
                 self.dropout_rate,
@@ -158,7 +166,8 @@ class TransformerDecoder(nn.Module):
                 self.norm_first,
                 causal=True,
                 name=f"layer_{number}",
-            )(x, mask, memory, memory_mask, before[number], train=train)
+            )
+            x, cache = call(layer, x, mask, memory, memory_mask, before[number])
             after.append(cache)
         x = LayerNorm(name="norm")(x)
         if self.tie_weights:
@@ -191,6 +200,7 @@ class Transformer(nn.Module):
         positions: ``sinusoidal`` or ``learned``.
         max_length: largest number of tokens, where positions are learned.
         tie_weights: whether the output's weights are the target tokens' vectors.
+        remat: what the gradient keeps of the layers; see ``zoo.layers.rematerialization``.
     """
 
     source_vocab_size: int = 32000
@@ -206,6 +216,7 @@ class Transformer(nn.Module):
     positions: str = "sinusoidal"
     max_length: int = 512
     tie_weights: bool = False
+    remat: str = "none"
 
     def setup(self) -> None:
         """Makes both stacks."""
@@ -218,6 +229,7 @@ class Transformer(nn.Module):
             "norm_first": self.norm_first,
             "positions": self.positions,
             "max_length": self.max_length,
+            "remat": self.remat,
         }
         self.encoder = TransformerEncoder(
             self.source_vocab_size, num_layers=self.num_encoder_layers, **common

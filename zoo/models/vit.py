@@ -10,6 +10,7 @@ from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Conv, LayerNorm, Linear
 from zoo.layers.images import check_images
+from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer_blocks import RESIDUAL, Block
 
 
@@ -28,6 +29,7 @@ class ViT(nn.Module):
         feedforward_features: width of the hidden layers.
         dropout_rate: share of the sums' parts that is set to zero in training.
         channels: number of channels of the images.
+        remat: what the gradient keeps of the blocks; see ``zoo.layers.rematerialization``.
     """
 
     num_classes: int = 1000
@@ -39,6 +41,7 @@ class ViT(nn.Module):
     feedforward_features: int = 3072
     dropout_rate: float = 0.0
     channels: int = 3
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -71,8 +74,9 @@ class ViT(nn.Module):
         x = jax.numpy.concatenate([token.repeat(x.shape[0], axis=0).astype(x.dtype), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         x = constrain(dropout(x), *RESIDUAL)
+        call = rematerialized(lambda block, x: block(x, train=train)[0], self.remat)
         for layer in range(self.num_layers):
-            x, _ = Block(
+            block = Block(
                 self.num_heads,
                 self.feedforward_features,
                 "gelu",
@@ -83,6 +87,7 @@ class ViT(nn.Module):
                 drop_hidden=True,
                 epsilon=1e-6,
                 name=f"block_{layer}",
-            )(x, train=train)
+            )
+            x = call(block, x)
         x = LayerNorm(epsilon=1e-6, name="ln")(x)
         return Linear(self.num_classes, initialization=0.0, name="head")(x[:, 0])

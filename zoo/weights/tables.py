@@ -47,6 +47,8 @@ class Entry:
             * ``zeros``: a weight that the zoo's model lacks, which is as if it were zero. Export
               writes zeros; a file may lack it, and what it has must be zero.
         shape: the shape of ``zeros``.
+        layer: the index of this array along the first axis of the zoo's, if that stacks the arrays
+            of all layers; None: it is an array by itself. See ``stacked``.
     """
 
     reference: str
@@ -55,6 +57,7 @@ class Entry:
     part: Part | None = None
     role: Literal["parameter", "copy", "buffer", "zeros"] = "parameter"
     shape: tuple[int, ...] = ()
+    layer: int | None = None
 
 
 Table = Sequence[Entry]
@@ -72,7 +75,10 @@ def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarra
     parts: dict[str, list[tuple[Part | None, np.ndarray]]] = {}
     for entry in table:
         if entry.role == "parameter":
-            array = entry.transform.to_reference(np.asarray(flat[entry.ours]))
+            array = np.asarray(flat[entry.ours])
+            array = entry.transform.to_reference(
+                array if entry.layer is None else array[entry.layer]
+            )
         elif entry.role == "zeros":
             array = np.zeros(entry.shape, np.float32)
         else:
@@ -170,6 +176,24 @@ def prefixed(table: Table, reference: str, ours: str) -> Table:
     ]
 
 
+def stacked(table: Table, prefix: str, ours: str) -> Table:
+    """Returns the table of a model whose layers are a loop, with their arrays stacked.
+
+    Args:
+        table: the table of the model whose layers are apart.
+        prefix: the beginning of a layer's paths there, before its number, such as ``block_``.
+        ours: the path of the stacked layers, such as ``blocks``.
+    """
+    made = []
+    for entry in table:
+        found = re.match(rf"{re.escape(prefix)}(\d+)/", entry.ours)
+        if found:
+            path = f"{ours}/{entry.ours[found.end() :]}"
+            entry = dataclasses.replace(entry, ours=path, layer=int(found[1]))
+        made.append(entry)
+    return made
+
+
 def renamed(table: Table, pattern: str, replacement: str) -> Table:
     """Returns the table for another spelling of the reference's names: see ``re.sub``."""
     return [
@@ -232,7 +256,7 @@ def _read(
             if weights:
                 types[str(whole.dtype)] += len(weights)
                 array = as_type(name, whole, shapes[weights[0].ours].dtype)
-                made |= _converted(name, array, weights, shapes)
+                _put(made, _converted(name, array, weights, shapes), shapes)
             elif entries[name][0].role == "zeros":
                 _check_zero(name, whole)
             else:
@@ -247,18 +271,33 @@ def _read(
     return _nested(made), dict(types)
 
 
+def _put(
+    made: dict[str, Any],
+    arrays: Mapping[tuple[str, int | None], np.ndarray],
+    shapes: Mapping[str, Any],
+) -> None:
+    """Adds arrays to those that are made; that of a layer to those of the other layers."""
+    for (path, layer), array in arrays.items():
+        if layer is None:
+            made[path] = array
+        else:
+            made.setdefault(path, np.empty(shapes[path].shape, array.dtype))[layer] = array
+
+
 def _converted(
     name: str, whole: np.ndarray, entries: Sequence[Entry], shapes: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Returns the zoo's arrays that one of the reference's gives, by path."""
+) -> dict[tuple[str, int | None], np.ndarray]:
+    """Returns the zoo's arrays that one of the reference's gives, by path and layer."""
     made, wrong = {}, []
     for entry in entries:
         wanted = shapes[entry.ours].shape
+        if entry.layer is not None:
+            wanted = wanted[1:]
         array = _ours(whole, entry)
         if array is None or array.shape != wanted:
             wrong.append(f"{name} {whole.shape} does not give {entry.ours} {wanted}")
         else:
-            made[entry.ours] = array
+            made[entry.ours, entry.layer] = array
     if wrong:
         raise UserError("\n  ".join(wrong))
     return made
@@ -389,7 +428,7 @@ def _merged(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _paths(table: Table) -> list[str]:
-    return [entry.ours for entry in table if entry.role == "parameter"]
+    return list(dict.fromkeys(entry.ours for entry in table if entry.role == "parameter"))
 
 
 def _check_names(found: Mapping[str, Any], wanted: Sequence[str], what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,84 @@ def with_native(native: Callable[..., Any], xlas: Callable[..., Any], *arrays: A
     plain = jax.make_jaxpr(xlas)(*arrays)
     results = _with_native_p.bind(*arrays, native=own, xlas=plain)
     return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+
+def with_kernel(
+    kernels: Mapping[str, Callable[..., Any]], xlas: Callable[..., Any], *arrays: Any
+) -> Any:
+    """Calls a platform's own kernel where there is one, otherwise XLA's operations.
+
+    The choice is made where it is lowered. A kernel is called by programs for one device, and by
+    each device's part of ``jax.shard_map``: XLA's partitioner cannot divide it. What ``jax.export``
+    makes and arrays under ``jax.vmap`` take XLA's operations. There is no derivative: whoever calls
+    this has a rule for it.
+
+    Args:
+        kernels: functions of the arrays by the name of a platform, such as ``tpu``.
+        xlas: does the same by XLA's operations.
+        *arrays: the arguments of all, as trees.
+    """
+    if not kernels:
+        return xlas(*arrays)
+    leaves, structure = jax.tree.flatten(arrays)
+
+    def flat(function: Callable[..., Any]) -> Callable[..., list[Array]]:
+        return lambda *leaves: jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves)))
+
+    plain, shape = jax.make_jaxpr(xlas, return_shape=True)(*arrays)
+    results = _with_kernel_p.bind(
+        *leaves,
+        kernels=tuple((platform, flat(kernel)) for platform, kernel in sorted(kernels.items())),
+        precision=jax.config.values["jax_default_matmul_precision"],
+        xlas=plain,
+    )
+    return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+
+def _lowered_kernel(
+    ctx: mlir.LoweringRuleContext, *arrays: Any, kernels: Any, precision: Any, xlas: ClosedJaxpr
+) -> Sequence[Any]:
+    module = ctx.module_context
+    platforms = tuple(ctx.platforms or module.platforms)
+    program: Callable[..., Any] = jaxpr_as_fun(xlas)
+    exported = module.lowering_parameters.for_export
+    if len(platforms) == 1 and not exported and _is_one_device(module.axis_context):
+        program = dict(kernels).get(platforms[0], program)
+    # A kernel is traced only here: to trace one takes a second, and other platforms have no use of
+    # it. The precision is the one that held where it was called.
+    with jax.default_matmul_precision(precision):
+        lowered: Sequence[Any] = mlir.lower_fun(program, multiple_results=True)(ctx, *arrays)
+    return lowered
+
+
+def _is_one_device(context: Any) -> bool:
+    """Whether what is lowered is one device's part of the program."""
+    if hasattr(context, "manual_axes"):
+        return set(context.manual_axes) == set(context.mesh.axis_names)
+    return getattr(context, "num_devices", 1) == 1
+
+
+def _mapped_kernel(
+    arrays: Any, places: Any, *, xlas: ClosedJaxpr, **_: Any
+) -> tuple[list[Array], list[int]]:
+    results = jax.vmap(jaxpr_as_fun(xlas), in_axes=tuple(places))(*arrays)
+    return results, [0] * len(results)
+
+
+def _made_kernel(*arrays: Array, **parameters: Any) -> list[Array]:
+    with jax.disable_jit(False):
+        made: list[Array] = jax.jit(lambda *arrays: _with_kernel_p.bind(*arrays, **parameters))(
+            *arrays
+        )
+    return made
+
+
+_with_kernel_p = Primitive("with_kernel")
+_with_kernel_p.multiple_results = True
+_with_kernel_p.def_impl(_made_kernel)
+_with_kernel_p.def_abstract_eval(lambda *_, xlas, **__: xlas.out_avals)
+mlir.register_lowering(_with_kernel_p, _lowered_kernel)
+batching.primitive_batchers[_with_kernel_p] = _mapped_kernel
 
 
 def _made(*arrays: Array, native: ClosedJaxpr, xlas: ClosedJaxpr) -> list[Array]:

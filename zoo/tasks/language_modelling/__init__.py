@@ -60,7 +60,7 @@ def _make(
 WING = Wing(
     name="language_modelling",
     kinds=("causal_lm",),
-    fields={},
+    fields=fields.of(LanguageModelling, {"logits_at_once": fields.at_least(0)}, only=True),
     data_fields={
         "name": fields.Field(
             "tiny_shakespeare",

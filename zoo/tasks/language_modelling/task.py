@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from zoo.decoding import sample
 from zoo.losses import cross_entropy
@@ -49,12 +49,17 @@ class LanguageModelling(TaskDefaults):
         symbols: the symbol of each token, for the report.
         end: the token that ends a text and begins one. None: there is no such token, and symbols
             are written without spaces.
+        logits_at_once: the largest number of logits that are held at once; 0: there is no limit.
+            A batch with more of them is computed in parts of its time steps, and its gradient
+            computes each part's logits a second time. The model must have the methods ``vectors``
+            and ``logits`` of ``zoo.models.GPT``; another one holds all logits.
     """
 
     model: nn.Module
     lanes: bool = False
     symbols: tuple[str, ...] = ()
     end: int | None = None
+    logits_at_once: int = 2**26
 
     references: ClassVar[tuple[str, ...]] = ("tokens",)
     """The arrays of a batch that ``score`` needs."""
@@ -79,19 +84,15 @@ class LanguageModelling(TaskDefaults):
                 lambda rows: jnp.einsum("b...,b->b...", rows, goes_on.astype(rows.dtype)),
                 model_state[ROW_STATES],
             )
-        logits, cache = self.model.apply(
-            {"params": params}, batch["tokens"], cache, train=True, rngs={"dropout": key}
-        )
+        sums, cache = self._sums(params, batch, cache, train=True, rngs={"dropout": key})
         if self.lanes:
             model_state = {**model_state, ROW_STATES: jax.lax.stop_gradient(cache)}
-        sums = _sums(logits, batch)
         loss_sum, weight = sums.pop("loss")
         return loss_sum, (weight, model_state, sums)
 
     def evaluate(self, params: Any, model_state: Any, batch: Batch, key: PRNGKeyArray) -> Sums:
         """Returns ``loss``, in nats per token, and ``accuracy``, each as (sum, weight)."""
-        logits, _ = self.model.apply({"params": params}, batch["tokens"])
-        return _sums(logits, batch)
+        return self._sums(params, batch)[0]
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:
         """Returns the means and the ``perplexity``, the exponential of the mean loss per token."""
@@ -147,6 +148,30 @@ class LanguageModelling(TaskDefaults):
             scores["gradient_by_distance"] = outputs["gradient"].mean(axis=0).tolist()
         return scores
 
+    def _sums(
+        self, params: Any, batch: Batch, cache: Any = None, **options: Any
+    ) -> tuple[Sums, Any]:
+        """Returns the sums of a batch, and the model's cache after it."""
+        tokens, model = batch["tokens"], self.model
+        of_step = tokens.shape[0] * getattr(model, "vocab_size", 0)
+        parts = self.logits_at_once and hasattr(model, "vectors")
+        if not parts or of_step * tokens.shape[1] <= self.logits_at_once:
+            logits, cache = model.apply({"params": params}, tokens, cache, **options)
+            return _sums(logits, batch), cache
+        vectors, cache = model.apply({"params": params}, tokens, cache, method="vectors", **options)
+        counts = {"targets": batch["targets"], "token_mask": batch["token_mask"]}
+        steps = max(1, self.logits_at_once // of_step)
+
+        # Kept for the gradient, the logits of all parts would be there at once after all.
+        @jax.checkpoint
+        def of_part(vectors: Array, counts: Batch) -> Sums:
+            logits = model.apply({"params": params}, vectors, method="logits")
+            return _sums(logits, {**counts, "mask": batch["mask"]})
+
+        parts_of = jax.tree.map(lambda x: _in_parts(x, steps), (vectors, counts))
+        _, sums = jax.lax.scan(lambda _, part: (None, of_part(*part)), None, parts_of)
+        return jax.tree.map(lambda x: x.sum(axis=0), sums), cache
+
     def _given(self, length: int) -> int:
         """The number of tokens of a row that are read before others are drawn."""
         return min(GIVEN if self.end is None else GIVEN_WORDS, max(1, length // 2))
@@ -155,6 +180,18 @@ class LanguageModelling(TaskDefaults):
         kept = [token for token in tokens.tolist() if token != self.end]
         symbols = [self.symbols[token] if self.symbols else str(token) for token in kept]
         return ("" if self.end is None else " ").join(symbols)
+
+
+def _in_parts(
+    x: Shaped[Array, "batch time ..."], steps: int
+) -> Shaped[Array, "parts batch steps ..."]:
+    """Divides the time into parts of so many steps; the last is filled up with zeros.
+
+    A part has steps of every row, so that rows stay on their device.
+    """
+    batch, time, *rest = x.shape
+    x = jnp.pad(x, [(0, 0), (0, -time % steps), *[(0, 0)] * len(rest)])
+    return x.reshape(batch, -1, steps, *rest).swapaxes(0, 1)
 
 
 def _sums(logits: Float[Array, "batch time vocab"], batch: Batch) -> Sums:
