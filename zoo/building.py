@@ -23,7 +23,7 @@ from zoo.families import Family, create_model
 from zoo.layers import fuse
 from zoo.native import library
 from zoo.tasks import Task, Wing
-from zoo.training import loop
+from zoo.training import loop, processes
 from zoo.training.evaluation import Evaluator
 from zoo.training.layout import Layout, Placement
 from zoo.training.optimizers import freeze, make_optimizer
@@ -257,7 +257,8 @@ def start_jax(config: ConfigDict) -> str:
         A few words that name the settings, for a log.
 
     Raises:
-        UserError: the platform is not available, or JAX already runs on another one.
+        UserError: the platform is not available, JAX already runs on another one, or the
+            processes of the run did not find each other.
     """
     if config.process_settings:
         library.ask()
@@ -265,8 +266,10 @@ def start_jax(config: ConfigDict) -> str:
     else:
         os.environ[library.SWITCH] = "off"
         said = ["process as it is"]
+    processes.start(platform=config.platform, **config.distributed)
     _choose_platform(config.platform)
-    return ", ".join(said)
+    joined = processes.in_words()
+    return ", ".join([joined, *said] if joined else said)
 
 
 def _keep_compiled_programs() -> str:
@@ -300,9 +303,21 @@ def _choose_platform(platform: str) -> None:
 
 @contextlib.contextmanager
 def train_batches(
-    parts: Parts, *, first: int = 0, batch_size: int | None = None
+    parts: Parts,
+    *,
+    first: int = 0,
+    batch_size: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Iterator[HostBatch]]:
-    """Opens this process's rows of the training batches, starting with batch ``first``."""
+    """Opens this process's rows of the training batches, starting with batch ``first``.
+
+    Args:
+        parts: the data and the lengths.
+        first: the number of the first batch.
+        batch_size: the number of rows of the global batch; None takes that of the settings.
+        share: which part of the rows this process reads, and the number of parts; see
+            ``zoo.training.processes.share_of_rows``.
+    """
     dataset, settings = parts.dataset, parts.settings
     batches = data.train_batches(
         dataset.open("train"),
@@ -312,8 +327,8 @@ def train_batches(
         start=first,
         stop=parts.lengths.steps,
         order=dataset.order,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share[0],
+        process_count=share[1],
         workers=settings.workers,
         prefetch=settings.prefetch,
     )
@@ -340,14 +355,14 @@ def eval_shapes(dataset: data.Dataset, split: str, rows: int) -> Shapes:
 
 
 def _eval_batches(
-    dataset: data.Dataset, split: str, rows: int, processes: tuple[int, int]
+    dataset: data.Dataset, split: str, rows: int, share: tuple[int, int]
 ) -> data.batching.Batches:
     return data.eval_batches(
         dataset.open(split),
         dataset.transform(False),
         batch_size=rows,
-        process_index=processes[0],
-        process_count=processes[1],
+        process_index=share[0],
+        process_count=share[1],
     )
 
 
@@ -370,8 +385,8 @@ def make_evaluator(
 
     @contextlib.contextmanager
     def batches(split: str, rows: int) -> Iterator[Iterator[HostBatch]]:
-        processes = (jax.process_index(), jax.process_count())
-        with contextlib.closing(_eval_batches(dataset, split, rows, processes)) as opened:
+        share = processes.share_of_rows(layout.rows)
+        with contextlib.closing(_eval_batches(dataset, split, rows, share)) as opened:
             yield opened
 
     return Evaluator(

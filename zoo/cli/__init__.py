@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from zoo import commands
-from zoo.cli import ask, evaluate, export, listing, prepare, report
+from zoo.cli import ask, evaluate, export, launch, listing, prepare, report
 from zoo.errors import UserError
 
 # Each module has HELP, add_arguments(parser) and run(options, overrides).
@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "export": export,
     "report": report,
     "prepare": prepare,
+    "launch": launch,
 }
 
 
@@ -26,6 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["launch"] and "--" in arguments:
+        # What follows -- is the command line of another program.
+        end = arguments.index("--")
+        arguments, command_line = arguments[:end], arguments[end + 1 :]
+    else:
+        command_line = []
     others, overrides = commands.split_overrides(arguments)
     name = next(iter(others), "--help")
     if name in ("-h", "--help"):
@@ -42,7 +49,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
     command.add_arguments(parser)
     run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
-    run(parser.parse_args(others[1:]), overrides)
+    run(parser.parse_args(others[1:]), command_line if name == "launch" else overrides)
 
 
 def _help() -> str:
