@@ -20,6 +20,7 @@ from zoo import data, finetuning, process, storage
 from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import Family, create_model
+from zoo.flops import count_flops
 from zoo.layers import fuse
 from zoo.native import library
 from zoo.tasks import Task, Wing
@@ -32,6 +33,7 @@ from zoo.training.settings import Settings
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import make_train_step
 from zoo.training.stopping import StopSignal
+from zoo.training.watching import Speed, peak_flops
 
 HostBatch = dict[str, np.ndarray]
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -209,6 +211,32 @@ def state_bytes(parts: Parts) -> int:
     """Returns the bytes of a run's state; nothing is computed."""
     shapes = jax.eval_shape(lambda: init_state(parts))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def model_flops(parts: Parts) -> int:
+    """Returns the operations that the model needs for a training step; nothing is computed.
+
+    They are three times those of the forward pass, since a product has two gradients, of the size
+    of the product each. What is computed again to save memory is no part of them.
+    """
+    state = jax.eval_shape(lambda: init_state(parts))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    forward = count_flops(
+        parts.task.loss, state.params, state.model_state, train_shapes(parts), key
+    )
+    return 3 * forward
+
+
+def speed(parts: Parts, layout: Layout) -> Speed:
+    """Returns what the records of a run say about its speed."""
+    peak = peak_flops(layout.mesh.devices.flat[0].device_kind)
+    return Speed(
+        devices=layout.devices,
+        tokens=parts.task.counts_tokens,
+        # Tracing takes a while, and says nothing without a peak.
+        flops_per_step=float(model_flops(parts)) if peak else 0.0,
+        peak=peak,
+    )
 
 
 def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainState, list[str]]:

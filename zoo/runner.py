@@ -36,6 +36,7 @@ from zoo.training.layout import Layout, make_mesh, make_state
 from zoo.training.settings import CONFIG_FIELDS, Settings
 from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
+from zoo.training.watching import Profile
 from zoo.workdir import SharedWorkdir, Workdir, WorkdirError, claim
 
 __all__ = ["Fitted", "fit", "run"]
@@ -614,7 +615,12 @@ def _train(
             bar.start(first)
         rate = parts.learning_rate
         share = processes.share_of_rows(layout.rows)
-        with building.train_batches(parts, first=first, share=share) as batches:
+        # One of several processes writes the profile; their programs are the same.
+        profiled = parts.settings.profile_steps if processes.is_first() else ""
+        with (
+            building.train_batches(parts, first=first, share=share) as batches,
+            Profile(workdir / "tensorboard", profiled) as profile,
+        ):
             loop.train(
                 training,
                 compiled,
@@ -626,6 +632,8 @@ def _train(
                 checkpoints=checkpoints,
                 writer=writer,
                 stop=stop,
+                speed=building.speed(parts, layout),
+                profile=profile,
             )
         state = training.state
         if "test" in sizes:

@@ -26,6 +26,8 @@ class Settings:
         workers: the number of processes that make batches; 0 uses a thread.
         prefetch: the number of batches made ahead.
         devices: the number of devices over which a batch is divided; -1 takes all.
+        profile_steps: the steps of which a profile is written, as ``first:end`` in the manner of a
+            slice: ``10:15`` takes the steps 10 to 14; empty for none.
     """
 
     seed: int = 0
@@ -41,6 +43,7 @@ class Settings:
     workers: int = 0
     prefetch: int = 4
     devices: int = -1
+    profile_steps: str = ""
 
     def check(self, names: dict[str, str] | None = None) -> None:
         """Raises ConfigError for a value out of range.
@@ -79,7 +82,17 @@ RULES: fields.Rules = {
     "devices": fields.Rule(
         "-1 (all devices) or at least 1", lambda value: value == -1 or value > 0
     ),
+    "profile_steps": fields.Rule(
+        "first:end as in a slice, such as 10:15, with 0 < first < end; empty for no profile",
+        lambda value: value == "" or _is_slice(value),
+    ),
 }
+
+
+def _is_slice(value: str) -> bool:
+    first, _, end = value.partition(":")
+    return first.isdecimal() and end.isdecimal() and 0 < int(first) < int(end)
+
 
 # The config field of each setting.
 CONFIG_FIELDS = {
@@ -96,4 +109,5 @@ CONFIG_FIELDS = {
     "workers": "data.workers",
     "prefetch": "data.prefetch",
     "devices": "mesh.data",
+    "profile_steps": "train.profile_steps",
 }

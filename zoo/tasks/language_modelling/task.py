@@ -59,6 +59,7 @@ class LanguageModelling(TaskDefaults):
     references: ClassVar[tuple[str, ...]] = ("tokens",)
     """The arrays of a batch that ``score`` needs."""
     own_state: ClassVar[tuple[str, ...]] = (ROW_STATES,)
+    counts_tokens: ClassVar[bool] = True
     """The names in the model state that are not weights."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
