@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from zoo.errors import UserError
+from zoo.process import ADDRESS, COUNT, INDEX
 
 HELP = """start several processes of one run on this machine
 
@@ -62,8 +63,6 @@ class Launch:
         Raises:
             UserError: the command cannot be started.
         """
-        from zoo.training.processes import ADDRESS, COUNT, INDEX
-
         # A process's number and code come in the order in which the processes end.
         self._ended: queue.Queue[tuple[int, int]] = queue.Queue()
         self._asked = False

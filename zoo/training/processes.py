@@ -20,9 +20,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from zoo.errors import UserError
+from zoo.process import ADDRESS, COUNT, INDEX
 
-# What ``zoo launch`` sets for the processes that it starts.
-ADDRESS, COUNT, INDEX = "ZOO_COORDINATOR", "ZOO_PROCESSES", "ZOO_PROCESS"
 # Values of ``distributed.coordinator`` that are no address.
 AUTO, ALONE = "auto", "none"
 
