@@ -288,9 +288,15 @@ class Agreement:
     main threads need not answer, since they may be waiting for one another in a collective.
     """
 
-    def __init__(self) -> None:
-        """Starts to listen; in a program of several processes only."""
-        self._client, self._key = _client(), _key("stop")
+    def __init__(self, client: Any, key: str, index: int) -> None:
+        """Starts to listen.
+
+        Args:
+            client: jax's client of the coordinator.
+            key: a key that no other agreement has, the same in every process.
+            index: the index of this process.
+        """
+        self._client, self._key, self._index = client, key, index
         self._lock = threading.Lock()
         self._passed = 0
         self._asked: int | None = None
@@ -322,8 +328,8 @@ class Agreement:
             told = False
             while not self._ended.wait(_LOOK_SECONDS):
                 if self._asked is not None and not told:
-                    index = jax.process_index()
-                    self._client.key_value_set(f"{self._key}/asked/{index}", str(self._asked))
+                    key = f"{self._key}/asked/{self._index}"
+                    self._client.key_value_set(key, str(self._asked))
                     told = True
                 if self._client.key_value_dir_get(f"{self._key}/asked/"):
                     self._agree()
@@ -331,8 +337,7 @@ class Agreement:
 
     def _agree(self) -> None:
         with self._lock:
-            index = jax.process_index()
-            self._client.key_value_set(f"{self._key}/passed/{index}", str(self._passed))
+            self._client.key_value_set(f"{self._key}/passed/{self._index}", str(self._passed))
             self._client.wait_at_barrier(f"{self._key}/all", _ANSWER_MS)
             passed = self._client.key_value_dir_get(f"{self._key}/passed/")
             # Nobody asks any more after the barrier, so all read the same.
@@ -342,7 +347,9 @@ class Agreement:
 
 def agreement() -> Agreement | None:
     """Returns how the processes agree on where to stop; None in a program of one process."""
-    return Agreement() if jax.process_count() > 1 else None
+    if jax.process_count() == 1:
+        return None
+    return Agreement(_client(), _key("stop"), jax.process_index())
 
 
 def _client() -> Any:
