@@ -51,7 +51,7 @@ def temporary_bytes(length: int, **form: Any) -> int:
         return create_state(task.init(key, jax.tree.map(jnp.zeros_like, batch)), optimizer, key)
 
     state = jax.eval_shape(start, jax.random.key(0))
-    step = training.jit(make_train_step(task.loss, optimizer), donate_argnums=0)
+    step: Any = training.jit(make_train_step(task.loss, optimizer), donate_argnums=0)
     made = step.lower(state, batch).compile().memory_analysis()
     return int(made.temp_size_in_bytes)
 

@@ -21,10 +21,11 @@ from zoo import data, finetuning, process, storage
 from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import Family, create_model
+from zoo.flops import count_flops
 from zoo.layers import fuse
 from zoo.native import library
 from zoo.tasks import Task, Wing
-from zoo.training import loop
+from zoo.training import loop, processes
 from zoo.training.evaluation import Evaluator
 from zoo.training.layout import Layout, make_mesh
 from zoo.training.optimizers import freeze, make_optimizer
@@ -34,6 +35,7 @@ from zoo.training.settings import Settings
 from zoo.training.state import TrainState, create_state
 from zoo.training.step import make_train_step
 from zoo.training.stopping import StopSignal
+from zoo.training.watching import Speed, peak_flops
 
 HostBatch = dict[str, np.ndarray]
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -234,6 +236,32 @@ def state_bytes(parts: Parts) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
+def model_flops(parts: Parts) -> int:
+    """Returns the operations that the model needs for a training step; nothing is computed.
+
+    They are three times those of the forward pass, since a product has two gradients, of the size
+    of the product each. What is computed again to save memory is no part of them.
+    """
+    state = jax.eval_shape(lambda: init_state(parts))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    forward = count_flops(
+        parts.task.loss, state.params, state.model_state, train_shapes(parts), key
+    )
+    return 3 * forward
+
+
+def speed(parts: Parts, layout: Layout) -> Speed:
+    """Returns what the records of a run say about its speed."""
+    peak = peak_flops(layout.mesh.devices.flat[0].device_kind)
+    return Speed(
+        devices=layout.devices,
+        tokens=parts.task.counts_tokens,
+        # Tracing takes a while, and says nothing without a peak.
+        flops_per_step=float(model_flops(parts)) if peak else 0.0,
+        peak=peak,
+    )
+
+
 def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainState, list[str]]:
     """Loads the weights that ``init_from`` names into the state of step 0; also returns log lines.
 
@@ -280,7 +308,8 @@ def start_jax(config: ConfigDict) -> str:
         A few words that name the settings, for a log.
 
     Raises:
-        UserError: the platform is not available, or JAX already runs on another one.
+        UserError: the platform is not available, JAX already runs on another one, or the
+            processes of the run did not find each other.
     """
     if config.process_settings:
         library.ask()
@@ -289,8 +318,10 @@ def start_jax(config: ConfigDict) -> str:
         os.environ[library.SWITCH] = "off"
         said = ["process as it is"]
     process.quiet_libtpu()
+    processes.start(platform=config.platform, **config.distributed)
     _choose_platform(config.platform)
-    return ", ".join(said)
+    joined = processes.in_words()
+    return ", ".join([joined, *said] if joined else said)
 
 
 def _keep_compiled_programs() -> str:
@@ -324,9 +355,21 @@ def _choose_platform(platform: str) -> None:
 
 @contextlib.contextmanager
 def train_batches(
-    parts: Parts, *, first: int = 0, batch_size: int | None = None
+    parts: Parts,
+    *,
+    first: int = 0,
+    batch_size: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Iterator[HostBatch]]:
-    """Opens this process's rows of the training batches, starting with batch ``first``."""
+    """Opens this process's rows of the training batches, starting with batch ``first``.
+
+    Args:
+        parts: the data and the lengths.
+        first: the number of the first batch.
+        batch_size: the number of rows of the global batch; None takes that of the settings.
+        share: which part of the rows this process reads, and the number of parts; see
+            ``zoo.training.processes.share_of_rows``.
+    """
     dataset, settings = parts.dataset, parts.settings
     batches = data.train_batches(
         dataset.open("train"),
@@ -336,8 +379,8 @@ def train_batches(
         start=first,
         stop=parts.lengths.steps,
         order=dataset.order,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share[0],
+        process_count=share[1],
         workers=settings.workers,
         prefetch=settings.prefetch,
     )
@@ -364,14 +407,14 @@ def eval_shapes(dataset: data.Dataset, split: str, rows: int) -> Shapes:
 
 
 def _eval_batches(
-    dataset: data.Dataset, split: str, rows: int, processes: tuple[int, int]
+    dataset: data.Dataset, split: str, rows: int, share: tuple[int, int]
 ) -> data.batching.Batches:
     return data.eval_batches(
         dataset.open(split),
         dataset.transform(False),
         batch_size=rows,
-        process_index=processes[0],
-        process_count=processes[1],
+        process_index=share[0],
+        process_count=share[1],
     )
 
 
@@ -394,8 +437,8 @@ def make_evaluator(
 
     @contextlib.contextmanager
     def batches(split: str, rows: int) -> Iterator[Iterator[HostBatch]]:
-        processes = (jax.process_index(), jax.process_count())
-        with contextlib.closing(_eval_batches(dataset, split, rows, processes)) as opened:
+        share = processes.share_of_rows(layout.rows)
+        with contextlib.closing(_eval_batches(dataset, split, rows, share)) as opened:
             yield opened
 
     return Evaluator(

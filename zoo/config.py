@@ -45,6 +45,14 @@ _TOP = {
     "train.epochs": Field(5, fields.at_least(0)),
     "train.steps": Field(0, fields.at_least(0)),
     "train.remat": Field("none", fields.choice("none", "block", "dots")),
+    "distributed.coordinator": Field(
+        "auto", fields.Rule("HOST:PORT of process 0; auto finds it; none trains in one process")
+    ),
+    "distributed.processes": Field(0, fields.at_least(0)),
+    "distributed.process": Field(
+        -1, fields.Rule("-1 (found by itself) or at least 0", lambda value: value >= -1)
+    ),
+    "distributed.heartbeat_seconds": Field(30, fields.at_least(1)),
 }
 _SETTINGS = {
     path: Field(getattr(Settings, name), RULES[name]) for name, path in CONFIG_FIELDS.items()
@@ -52,8 +60,9 @@ _SETTINGS = {
 
 # A resumed run may change these fields. They affect no number of the run, or only its length.
 _MAY_DIFFER = re.compile(
-    r"platform|process_settings|mesh\..*|checkpoint\.(every|keep)|data\.(data_dir|workers|prefetch)"
-    r"|train\.(log_every|eval_every|eval_batch_size|remat)"
+    r"platform|process_settings|mesh\..*|distributed\..*|checkpoint\.(every|keep)"
+    r"|data\.(data_dir|workers|prefetch)"
+    r"|train\.(log_every|eval_every|eval_batch_size|remat|profile_steps)"
 )
 _LENGTH = ("train.epochs", "train.steps")
 # Sizes and counts are 32-bit numbers in many places below.

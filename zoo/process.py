@@ -11,6 +11,9 @@ from pathlib import Path
 
 import filelock
 
+# The environment of a process that ``zoo launch`` starts: host:port of process 0, the number of
+# processes, and the index of this one.
+ADDRESS, COUNT, INDEX = "ZOO_COORDINATOR", "ZOO_PROCESSES", "ZOO_PROCESS"
 # glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 # mallopt(3): turns trimming off. A threshold is at most 2 GiB, and a large step frees more at once.

@@ -1,6 +1,7 @@
 """The composition root. Joins data, model, task, state and writers, runs the loop, and reports."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -27,16 +28,17 @@ from zoo.reports.plots import NotDrawn, draw_each, plot_curves
 from zoo.reports.records import read_records
 from zoo.reports.results import FAILURES, FILE, read_report, write_end, write_report
 from zoo.reports.sections import Run, Section
-from zoo.reports.writers import RunWriter
+from zoo.reports.writers import NoWriter, RunWriter
 from zoo.tasks import Task
-from zoo.training import loop
+from zoo.training import loop, processes
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_state
 from zoo.training.placement import Table
 from zoo.training.settings import CONFIG_FIELDS, Settings
 from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
-from zoo.workdir import Workdir, WorkdirError, claim
+from zoo.training.watching import Profile
+from zoo.workdir import SharedWorkdir, Workdir, WorkdirError, claim
 
 __all__ = ["Fitted", "fit", "run"]
 
@@ -109,22 +111,25 @@ def run(
         NotWritten: the disk is full, for example; the message says how much room is missing.
         Stopped: SIGTERM or SIGINT arrived. The state is saved, and the same call resumes the run.
     """
-    console = _console()
     config = configs.check(config)
     # This comes before the data, because the threads of their reader would each use its own heap.
     told = building.start_jax(config)
+    console = _console()
     config, dataset = building.with_data(config)
     for note in dataset.notes:
         console.print(note)
+    _check_same({**configs.flatten(config), "workdir": workdir and str(workdir)}, dataset)
     steps_per_epoch = building.lengths(config, dataset).steps_per_epoch
-    folder = claim(
-        lambda saved: configs.differences(
-            configs.from_json(saved), config, extend=extend, steps_per_epoch=steps_per_epoch
-        ),
-        default=Path("runs") / name,
-        explicit=Path(workdir) if workdir else None,
-        restart=restart,
-        say=console.print,
+    folder = _claimed(
+        lambda: claim(
+            lambda saved: configs.differences(
+                configs.from_json(saved), config, extend=extend, steps_per_epoch=steps_per_epoch
+            ),
+            default=Path("runs") / name,
+            explicit=Path(workdir) if workdir else None,
+            restart=restart,
+            say=console.print,
+        )
     )
     try:
         parts = building.build(config, dataset)
@@ -262,12 +267,15 @@ def fit(
         name: getattr(settings, name)
         for name in ("seed", "precision", "batch_size", "accumulate", "ema_decay")
     } | {"model": type(task.model).__name__, "examples": dict(dataset.sizes)}
-    folder = claim(
-        lambda saved: _other_fit(saved, decides, steps),
-        default=Path(workdir),
-        explicit=Path(workdir),
-        restart=restart,
-        say=console.print,
+    _check_same({**decides, "steps": steps, "workdir": str(workdir)}, dataset)
+    folder = _claimed(
+        lambda: claim(
+            lambda saved: _other_fit(saved, decides, steps),
+            default=Path(workdir),
+            explicit=Path(workdir),
+            restart=restart,
+            say=console.print,
+        )
     )
     try:
         parts = building.assemble(
@@ -337,11 +345,43 @@ def parameter_rows(params: Any) -> list[tuple[str, str, int]]:
     return [(layer, ", ".join(shapes), count) for layer, (shapes, count) in rows.items()]
 
 
-def _execute(job: Job, folder: Workdir, console: Console) -> tuple[TrainState, Report]:
+# The first process locks the folder and writes in it.
+_Folder = Workdir | SharedWorkdir
+# What may differ between the processes of one run: who they are, and where each has its data.
+_OF_ONE_PROCESS = ("distributed.process", "data.data_dir")
+
+
+def _check_same(fields: Mapping[str, Any], dataset: data.Dataset) -> None:
+    """Raises UserError in every process unless all train the same on the same data."""
+    same = {name: value for name, value in fields.items() if name not in _OF_ONE_PROCESS}
+    vocabularies = data.vocabularies_to_json(dataset.vocabularies)
+    described = {
+        "the number of examples": dict(dataset.sizes),
+        "the symbols of the data": hashlib.sha256(vocabularies.encode()).hexdigest(),
+        "the version of jax": _version("jax"),
+    }
+    processes.check_same("the run", same | described)
+
+
+def _claimed(claim: Callable[[], Workdir]) -> _Folder:
+    """Returns the folder that the first process claims, as each process may use it."""
+    folder: _Folder = processes.of_first(
+        "the work directory",
+        claim,
+        tell=lambda claimed: str(claimed.path.absolute()),
+        take=lambda path: SharedWorkdir(Path(path)),
+    )
+    return folder
+
+
+def _execute(job: Job, folder: _Folder, console: Console) -> tuple[TrainState, Report]:
     """Trains or resumes, writes the report, and returns the last state and the report."""
     try:
-        with StopSignal() as stop:
-            return _train_and_report(job, folder, console, stop)
+        with StopSignal(processes.agreement()) as stop:
+            done = _train_and_report(job, folder, console, stop)
+            # A process that left earlier would be missed while the first one draws.
+            processes.meet("the report is written")
+            return done
     except BaseException as error:
         # Whatever ends a run: its report shall not go on saying that it is running.
         known = _known(error, job, folder)
@@ -350,7 +390,7 @@ def _execute(job: Job, folder: Workdir, console: Console) -> tuple[TrainState, R
         raise known from error
 
 
-def _known(error: BaseException, job: Job, folder: Workdir) -> BaseException:
+def _known(error: BaseException, job: Job, folder: _Folder) -> BaseException:
     """Returns what ended a run as the user shall see it, and writes it to the report.
 
     An error that says nothing about the disk or the folder is returned as it is.
@@ -366,7 +406,8 @@ def _known(error: BaseException, job: Job, folder: Workdir) -> BaseException:
         if refused is not None:
             known = storage.not_written(workdir, refused, building.state_bytes(job.parts))
             # Frees the room of what was not finished, which the next start would remove anyway.
-            storage.clear_unfinished(workdir)
+            if processes.is_first():
+                storage.clear_unfinished(workdir)
         elif sizing.is_memory(error):
             known = sizing.used_up(job.parts, job.given)
         elif not isinstance(error, UserError):
@@ -380,6 +421,8 @@ def _known(error: BaseException, job: Job, folder: Workdir) -> BaseException:
     ended: Report = {"status": "failed", "reason": str(known) or type(known).__name__}
     if isinstance(known, Stopped | KeyboardInterrupt):
         ended = {"status": "stopped"}
+    if not processes.is_first():
+        return known
     steps = max(storage.steps_saved(workdir), default=0)
     left = write_end(workdir, {**ended, "steps": steps, "platform": jax.default_backend()})
     if left and isinstance(known, NotWritten):
@@ -394,7 +437,7 @@ def _lies_in(name: Any, workdir: Path) -> bool:
 
 
 def _train_and_report(
-    job: Job, folder: Workdir, console: Console, stop: StopSignal
+    job: Job, folder: _Folder, console: Console, stop: StopSignal
 ) -> tuple[TrainState, Report]:
     workdir, parts = folder.path, job.parts
     mesh = building.mesh_of(parts.settings)
@@ -413,7 +456,12 @@ def _train_and_report(
     # The file is written only now: a config that fails earlier leaves the folder free for a fixed
     # one.
     folder.save_config(job.description)
-    _keep_vocabularies(workdir, parts.dataset, console.print if resumes else None)
+    processes.meet("config.json is written")
+    folder.check_shared()
+    processes.of_first(
+        "the vocabularies",
+        lambda: _keep_vocabularies(workdir, parts.dataset, console.print if resumes else None),
+    )
     console.print(parameter_table(parameter_rows(state.params)))
     for line in said:
         console.print(line)
@@ -429,16 +477,20 @@ def _train_and_report(
     try:
         shapes = building.train_shapes(parts)
         training = loop.begin_or_resume(state, parts.train_step, shapes, checkpoints, layout)
-        finished = _finished_report(workdir, console)
+        finished = processes.of_first(
+            "the report of before", lambda: _finished_report(workdir, console)
+        )
         if training.step == parts.lengths.steps == finished.get("steps"):
             console.print(
                 f"this run has finished {training.step} steps: ask for more steps to go on, or "
                 "restart it to begin anew"
             )
-            read_records(workdir / "metrics.jsonl", console.print)
+            if processes.is_first():
+                read_records(workdir / "metrics.jsonl", console.print)
             report = finished
         else:
-            write_report(workdir, report | {"steps": training.step})
+            if processes.is_first():
+                write_report(workdir, report | {"steps": training.step})
             report = _train(
                 parts,
                 training,
@@ -452,15 +504,18 @@ def _train_and_report(
                 job.given,
             )
             # The numbers are safe before anything is drawn.
-            write_report(workdir, report)
+            if processes.is_first():
+                write_report(workdir, report)
     finally:
         checkpoints.close()
+    if not processes.is_first():
+        return training.state, report
     if report.get(FAILURES) or not (workdir / _PAGE).is_file():
         report = _draw(job, folder, report, console)
     return training.state, report
 
 
-def _draw(job: Job, folder: Workdir, report: Report, console: Console) -> Report:
+def _draw(job: Job, folder: _Folder, report: Report, console: Console) -> Report:
     """Draws the pictures and the page of a finished run, and returns its report.
 
     A part that cannot be drawn is named in the terminal, on the page and in the report. It is tried
@@ -529,14 +584,16 @@ def _train(
     if first:
         console.print(f"resuming at step {first} of {last}")
     bar = ConsoleWriter(console, last, parts.lengths.steps_per_epoch)
-    writer = RunWriter(
-        workdir,
-        bar,
-        step=first,
-        evaluated_step=progress.evaluated_step,
-        epochs=first // parts.lengths.steps_per_epoch,
-        say=console.print,
-    )
+    writer: RunWriter | NoWriter = NoWriter()
+    if processes.is_first():
+        writer = RunWriter(
+            workdir,
+            bar,
+            step=first,
+            evaluated_step=progress.evaluated_step,
+            epochs=first // parts.lengths.steps_per_epoch,
+            say=console.print,
+        )
     scores: Report = {}
     # The page is missing until it is drawn, also if the run is killed before that.
     failures = {_PAGE: "it has not been written yet"}
@@ -573,9 +630,16 @@ def _train(
                     console.print(f"warning: the samples are not drawn ({in_words(error)})")
             return evaluator.means(state.eval_params, state.model_state, "validation")
 
-        bar.start(first)
+        if processes.is_first():
+            bar.start(first)
         rate = parts.learning_rate
-        with building.train_batches(parts, first=first) as batches:
+        share = processes.share_of_rows(layout.rows)
+        # One of several processes writes the profile; their programs are the same.
+        profiled = parts.settings.profile_steps if processes.is_first() else ""
+        with (
+            building.train_batches(parts, first=first, share=share) as batches,
+            Profile(workdir / "tensorboard", profiled) as profile,
+        ):
             loop.train(
                 training,
                 compiled,
@@ -587,6 +651,8 @@ def _train(
                 checkpoints=checkpoints,
                 writer=writer,
                 stop=stop,
+                speed=building.speed(parts, layout),
+                profile=profile,
             )
         state = training.state
         if "test" in sizes:
@@ -638,8 +704,13 @@ def _must_end(error: Exception) -> bool:
 
 
 def _console() -> Console:
+    """Returns the terminal; only the first of several processes writes there."""
     return Console(
-        file=cast(IO[str], Output(sys.stdout)), soft_wrap=True, markup=False, highlight=False
+        file=cast(IO[str], Output(sys.stdout)),
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+        quiet=not processes.is_first(),
     )
 
 

@@ -79,6 +79,9 @@ class Workdir:
         with storage.named(self.path / CONFIG):
             write_atomically(self.path / CONFIG, description)
 
+    def check_shared(self) -> None:
+        """Does nothing, as this process writes the folder; see ``SharedWorkdir``."""
+
     def check_there(self) -> None:
         """Raises WorkdirError if the folder has been deleted or renamed since it was locked."""
         if is_gone(self.path / _LOCK, self._file):
@@ -95,6 +98,32 @@ class Workdir:
             self._file.truncate(0)
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+class SharedWorkdir:
+    """The folder of a run for the processes that neither lock it nor write its records."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes the folder that the first process has claimed."""
+        self.path = path
+
+    def save_config(self, description: str) -> None:
+        """Does nothing, as the first process saves it."""
+
+    def check_there(self) -> None:
+        """Does nothing, as the first process holds the lock file."""
+
+    def check_shared(self) -> None:
+        """Raises WorkdirError if the first process's ``config.json`` cannot be seen from here."""
+        if not (self.path / CONFIG).is_file():
+            raise WorkdirError(
+                f"the work directory {self.path}, where process 0 has written {CONFIG}, does not "
+                f"have it on {socket.gethostname()}: give a --workdir on a file system that all "
+                "machines share"
+            )
+
+    def close(self) -> None:
+        """Does nothing, as the first process holds the lock."""
 
 
 def is_running(path: Path) -> bool:

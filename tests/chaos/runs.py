@@ -37,7 +37,8 @@ BATCH_SIZES = {
 }  # fmt: skip
 TIMES = {
     "seconds", "examples_per_second", "data_wait_seconds", "data_wait_share",
-    "train_seconds", "compile_seconds",
+    "train_seconds", "compile_seconds", "examples_per_second_per_device",
+    "tokens_per_second_per_device", "slowest_process", "slowest_process_seconds",
 }  # fmt: skip
 
 

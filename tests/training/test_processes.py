@@ -5,9 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from zoo.errors import UserError
+from zoo.training import processes
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -23,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from zoo.training.evaluation import compile_evaluation, evaluate_split
 from zoo.training.layout import Layout, make_mesh
+from zoo.training.processes import share_of_rows
 
 def global_batch(k):
     x = 8.0 * k + np.arange(8, dtype=np.float32)
@@ -42,11 +47,17 @@ compiled, _ = compile_evaluation(
     evaluate, predict, arguments, global_batch(0), layout, references=("x",), precision="float32"
 )
 own = slice(4 * process, 4 * process + 4)
+# The two devices that share a tensor are of different processes, so both read all rows.
+crossed = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2).T, ("data", "tensor"))
+shares = [
+    share_of_rows(layout.rows),
+    share_of_rows(jax.sharding.NamedSharding(crossed, jax.sharding.PartitionSpec("data"))),
+]
 batches = ({name: rows[own] for name, rows in global_batch(k).items()} for k in range(2))
 means, outputs, references = evaluate_split(compiled, arguments, batches, layout)
 print(json.dumps({
     "processes": jax.process_count(), "devices": len(jax.devices()), "means": means,
-    "scaled": outputs["scaled"].tolist(), "x": references["x"].tolist(),
+    "shares": shares, "scaled": outputs["scaled"].tolist(), "x": references["x"].tolist(),
 }))
 """
 
@@ -117,7 +128,8 @@ def run_both(program, *arguments):
 
 def test_every_process_gets_all_rows_but_the_padded_one():
     real = [float(row) for row in range(16) if row != 2]
-    for found in run_both(EVALUATE):
+    for process, found in enumerate(run_both(EVALUATE)):
+        assert found["shares"] == [[process, 2], [0, 1]]
         assert (found["processes"], found["devices"]) == (2, 4)
         assert found["x"] == real
         assert found["scaled"] == [3 * row for row in real]
@@ -131,3 +143,100 @@ def test_processes_save_together_and_fall_back_together(tmp_path):
         assert found["progress"] == {"step": 6}
         assert found["said"] == 2
         assert found["folders"] == ["6", "damaged"]
+
+
+class Coordinator:
+    """The part of jax's client that an agreement uses, for the threads of one process."""
+
+    def __init__(self, count):
+        self.values, self.all = {}, threading.Barrier(count)
+
+    def key_value_set(self, key, value):
+        assert self.values.setdefault(key, value) is value, "jax refuses to overwrite"
+
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in list(self.values.items()) if key.startswith(folder)]
+
+    def wait_at_barrier(self, name, milliseconds):
+        self.all.wait(milliseconds / 1000)
+
+
+@pytest.mark.parametrize("asked", [[0], [2], [0, 1, 2]])
+def test_all_stop_at_the_same_check_whoever_is_asked(asked):
+    count, stopped = 3, {}
+    coordinator = Coordinator(count)
+    done = [threading.Semaphore(0) for _ in range(count)]
+
+    def run(index):
+        agreement = processes.Agreement(coordinator, "stop", index)
+        for step in range(1_000_000):
+            if signum := agreement.check():
+                stopped[index] = step, signum
+                break
+            if step == 20 and index in asked:
+                agreement.ask(15 - index)
+            # A step ends when all have begun it, as with a collective; the next may be begun.
+            for other in range(count):
+                if other != index:
+                    done[other].release()
+            for _ in range(count - 1):
+                done[index].acquire(timeout=60)
+        agreement.close()
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(stopped) == count
+    assert len(set(stopped.values())) == 1
+    assert stopped[0][1] == 15 - asked[0]
+    assert stopped[0][0] > 20
+
+
+@pytest.fixture
+def nothing_known(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("ZOO_PROC", "ZOO_COORD", "SLURM", "OMPI", "KUBERNETES", "JOB_COMP")):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"coordinator": "a:1"}, "distributed.processes .* and distributed.process .* is missing"),
+        ({"processes": 2, "process": 0}, "distributed.coordinator .* is missing"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process=2 must be below"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "'a' must be HOST:PORT"),
+    ],
+)
+def test_what_cannot_join_is_refused(nothing_known, arguments, words):
+    with pytest.raises(UserError, match=words):
+        processes.start(**arguments)
+
+
+def test_the_environment_of_the_launcher_and_of_a_cluster(nothing_known, monkeypatch):
+    joined = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda **arguments: joined.append(arguments))
+    beats = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}
+    processes.start()
+    assert not joined, "a process that nobody told anything stays alone"
+    for name, value in (("COORDINATOR", "h:5"), ("PROCESSES", "4"), ("PROCESS", "3")):
+        monkeypatch.setenv(f"ZOO_{name}", value)
+    processes.start()
+    told = {"coordinator_address": "h:5", "num_processes": 4, "process_id": 3}
+    assert joined == [told | beats]
+    processes.start(coordinator="none")
+    assert len(joined) == 1
+    for name in ("COORDINATOR", "PROCESSES", "PROCESS"):
+        monkeypatch.delenv(f"ZOO_{name}")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-2]")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    processes.start(heartbeat_seconds=5)
+    assert joined[1] == {"heartbeat_timeout_seconds": 5, "shutdown_timeout_seconds": 5}
+    monkeypatch.delenv("SLURM_NTASKS")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'jax\[k8s\]'"):
+        processes.start()

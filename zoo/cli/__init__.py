@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from zoo import commands
-from zoo.cli import ask, evaluate, export, listing, plan, prepare, report
+from zoo.cli import ask, evaluate, export, launch, listing, plan, prepare, report
 from zoo.errors import UserError
 
 # Each module has HELP, add_arguments(parser) and run(options, overrides).
@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "report": report,
     "plan": plan,
     "prepare": prepare,
+    "launch": launch,
 }
 # The commands that take fields of a config.
 _TAKE_FIELDS = ("evaluate", "plan")
@@ -29,6 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["launch"] and "--" in arguments:
+        # What follows -- is the command line of another program.
+        end = arguments.index("--")
+        arguments, command_line = arguments[:end], arguments[end + 1 :]
+    else:
+        command_line = []
     others, overrides = commands.split_overrides(arguments)
     name = next(iter(others), "--help")
     if name in ("-h", "--help"):
@@ -45,7 +52,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
     command.add_arguments(parser)
     run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
-    run(parser.parse_args(others[1:]), overrides)
+    run(parser.parse_args(others[1:]), command_line if name == "launch" else overrides)
 
 
 def _help() -> str:

@@ -56,7 +56,5 @@ def apply_each(
         x: their input; the last axis is multiplied.
     """
     kernels, biases = zip(*(layer.weights(x.shape[-1]) for layer in layers), strict=True)
-    products = [
-        checkpoint_name(constrain_rows(y), "linear") for y in multiply_by_each(x, kernels)
-    ]
+    products = [checkpoint_name(constrain_rows(y), "linear") for y in multiply_by_each(x, kernels)]
     return [y if bias is None else y + bias for y, bias in zip(products, biases, strict=True)]

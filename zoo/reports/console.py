@@ -13,9 +13,21 @@ from zoo import storage
 from zoo.reports.formats import number
 
 # Of interest in the files, but too much for a line that a person reads.
-_NOT_SHOWN = ("split", "step", "epoch", "gradient_norm", "learning_rate", "data_wait_seconds")
+_NOT_SHOWN = (
+    "split",
+    "step",
+    "epoch",
+    "gradient_norm",
+    "learning_rate",
+    "data_wait_seconds",
+    "examples_per_second_per_device",
+    "slowest_process",
+    "slowest_process_seconds",
+)
 _SPEED: dict[str, Callable[[float], str]] = {
     "examples_per_second": lambda value: f"{value:.0f} examples/s",
+    "tokens_per_second_per_device": lambda value: f"{value:.0f} tokens/s per device",
+    "mfu": lambda value: f"MFU {100 * value:.1f}%",
     "data_wait_share": lambda value: f"waiting for data {100 * value:.1f}%",
     "seconds": lambda value: f"{value:.1f} s",
 }

@@ -25,6 +25,11 @@ NOT_METRICS = (
     "examples_per_second",
     "data_wait_seconds",
     "data_wait_share",
+    "examples_per_second_per_device",
+    "tokens_per_second_per_device",
+    "mfu",
+    "slowest_process",
+    "slowest_process_seconds",
 )
 
 

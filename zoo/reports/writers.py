@@ -90,6 +90,27 @@ class RunWriter:
                 self._events.close()
 
 
+class NoWriter:
+    """Writes nothing, for the processes of a run beside the first one."""
+
+    def step(self, step: int) -> None:
+        """Does nothing."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def write_images(
+        self, split: str, step: int, images: UInt8[np.ndarray, "images height width 3"]
+    ) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 class EventFile:
     """A file of TensorBoard's, written in the thread of the caller.
 

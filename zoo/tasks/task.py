@@ -29,6 +29,10 @@ class Task(Protocol):
         """The names in the model state that belong to the task, not the model: no weights."""
 
     @property
+    def counts_tokens(self) -> bool:
+        """Whether the weight of the loss is a number of tokens, for the records of speed."""
+
+    @property
     def draws(self) -> bool:
         """Whether ``pictures`` shows the outputs of ``predict`` during a run."""
 
@@ -71,6 +75,7 @@ class TaskDefaults:
     references: ClassVar[tuple[str, ...]] = ()
     own_state: ClassVar[tuple[str, ...]] = ()
     draws: ClassVar[bool] = False
+    counts_tokens: ClassVar[bool] = False
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:
         """Returns the means unchanged."""

@@ -130,11 +130,13 @@ class Checkpoints:
         The arrays may be donated at once, because their values are copied before this returns.
         An error of the save before, such as a full disk, is raised here.
         """
+        self._one_at_a_time()
         # The progress names the best state, so that one has to be there first.
         self._latest.save(step, arrays, progress, after=self._best)
 
     def save_best(self, step: int, arrays: PyTree, progress: dict[str, Any]) -> None:
         """Starts to save the best state so far, which replaces the previous one."""
+        self._one_at_a_time()
         self._best.save(step, arrays, progress)
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
@@ -200,6 +202,15 @@ class Checkpoints:
             self._latest.close()
         finally:
             self._best.close()
+
+    def _one_at_a_time(self) -> None:
+        """Waits for the save that was started, where several processes save.
+
+        orbax numbers what the processes wait for by counting. Two saves at a time would be counted
+        in another order in each process, and all would wait forever.
+        """
+        if jax.process_count() > 1:
+            self.wait()
 
     def _newest_whole(self) -> int | None:
         """Finds the newest whole checkpoint; moves newer ones aside, and tells the user of them."""

@@ -16,6 +16,7 @@ from zoo.training.layout import Layout, compile_step
 from zoo.training.state import TrainState
 from zoo.training.step import Batch, Sums, add_sums
 from zoo.training.stopping import StopSignal
+from zoo.training.watching import Profile, Speed
 
 HostBatch = dict[str, np.ndarray]
 Means = dict[str, float]
@@ -206,6 +207,8 @@ def train(
     checkpoints: Checkpoints,
     writer: Writer,
     stop: StopSignal,
+    speed: Speed | None = None,
+    profile: Profile | None = None,
 ) -> None:
     """Trains until ``lengths.steps`` and updates ``training`` on the way.
 
@@ -225,6 +228,8 @@ def train(
         checkpoints: where states are saved.
         writer: where records go.
         stop: checked between two steps; ``evaluate`` may also raise its ``Stopped``.
+        speed: what records say about speed; None: as for one device.
+        profile: is told of every step; None writes no profile.
 
     Raises:
         Stopped: a signal arrived; the state has been saved.
@@ -234,6 +239,7 @@ def train(
     step = training.step
     no_sums = _zeros(training.window)
     clock = _Clock(progress, step)
+    speed = speed or Speed()
     in_flight: Sums | None = None
 
     with _saved_when_stopped(training, checkpoints, writer), jax.transfer_guard("disallow"):
@@ -260,33 +266,43 @@ def train(
             waiting = time.perf_counter()
             batch = next(batches)
             clock.data_wait += time.perf_counter() - waiting
+            if profile is not None:
+                profile.before(step + 1, in_flight)
             arrays, sums = compiled_step(training.arrays, layout.put_batch(batch))
             training.state, training.window, training.epoch = (
                 arrays["state"], arrays["window"], arrays["epoch"],
             )  # fmt: skip
             step += 1
             # One step computes while the next batch is made and put: at most two are in flight.
+            waiting = time.perf_counter()
             jax.block_until_ready(in_flight)
+            clock.device_wait += time.perf_counter() - waiting
             in_flight = sums
             writer.step(step)
 
             record = {"step": step, "epoch": lengths.epoch(step)}
             if step % lengths.log_every == 0:
                 _check_health(training, step)
-                means = _means(training.window)
+                waiting = time.perf_counter()
+                window = jax.device_get(training.window)
+                clock.device_wait += time.perf_counter() - waiting
+                means = _means(window)
                 training.window = layout.put(no_sums)
-                seen = lengths.examples_seen(step) - lengths.examples_seen(clock.first_step)
+                first = clock.first_step
                 rate = {}
                 if learning_rate is not None:
                     with jax.transfer_guard("allow"):
                         rate = {"learning_rate": learning_rate(step - 1)}
-                seconds, data_wait = clock.window(step)
-                speed = {
-                    "examples_per_second": seen / seconds,
-                    "data_wait_seconds": data_wait,
-                    "data_wait_share": data_wait / seconds,
-                }
-                writer.write({"split": "train", **record, **means, **rate, **speed})
+                seconds, data_wait, device_wait = clock.window(step)
+                measured = speed.record(
+                    steps=step - first,
+                    examples=lengths.examples_seen(step) - lengths.examples_seen(first),
+                    weight=float(window["loss"][1]) if "loss" in window else 0.0,
+                    seconds=seconds,
+                    data_wait=data_wait,
+                    device_wait=device_wait,
+                )
+                writer.write({"split": "train", **record, **means, **rate, **measured})
             if step % lengths.steps_per_epoch == 0:
                 _check_health(training, step)
                 progress.last_epoch = _means(training.epoch)
@@ -319,6 +335,7 @@ class _Clock:
         self._mark = time.perf_counter()
         self._seconds = 0.0
         self.data_wait = 0.0
+        self.device_wait = 0.0
         self.first_step = step
 
     def lap(self) -> None:
@@ -334,11 +351,15 @@ class _Clock:
         """Leaves out the time since the last call."""
         self._mark = time.perf_counter()
 
-    def window(self, step: int) -> tuple[float, float]:
-        """Ends a window of records; returns its seconds and how many of them waited for data."""
+    def window(self, step: int) -> tuple[float, float, float]:
+        """Ends a window of records.
+
+        Returns:
+            Its seconds, and how many of them the process waited for data and for the devices.
+        """
         self.lap()
-        ended = self._seconds, self.data_wait
-        self._seconds, self.data_wait, self.first_step = 0.0, 0.0, step
+        ended = self._seconds, self.data_wait, self.device_wait
+        self._seconds, self.data_wait, self.device_wait, self.first_step = 0.0, 0.0, 0.0, step
         return ended
 
 

@@ -31,6 +31,8 @@ class Settings:
         fsdp: the number of devices over which a batch and the parameters are divided.
         tensor: the number of devices over which the widths inside the layers are divided.
         sequence: the number of devices over which the positions of sequences are divided.
+        profile_steps: the steps of which a profile is written, as ``first:end`` in the manner of a
+            slice: ``10:15`` takes the steps 10 to 14; empty for none.
     """
 
     seed: int = 0
@@ -49,6 +51,7 @@ class Settings:
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+    profile_steps: str = ""
 
     def check(self, names: dict[str, str] | None = None) -> None:
         """Raises ConfigError for a value out of range.
@@ -92,7 +95,17 @@ RULES: fields.Rules = {
     "fsdp": _DEVICES,
     "tensor": _DEVICES,
     "sequence": _DEVICES,
+    "profile_steps": fields.Rule(
+        "first:end as in a slice, such as 10:15, with 0 < first < end; empty for no profile",
+        lambda value: value == "" or _is_slice(value),
+    ),
 }
+
+
+def _is_slice(value: str) -> bool:
+    first, _, end = value.partition(":")
+    return first.isdecimal() and end.isdecimal() and 0 < int(first) < int(end)
+
 
 # The config field of each setting.
 CONFIG_FIELDS = {
@@ -112,4 +125,5 @@ CONFIG_FIELDS = {
     "fsdp": "mesh.fsdp",
     "tensor": "mesh.tensor",
     "sequence": "mesh.sequence",
+    "profile_steps": "train.profile_steps",
 }

@@ -64,6 +64,7 @@ class LanguageModelling(TaskDefaults):
     references: ClassVar[tuple[str, ...]] = ("tokens",)
     """The arrays of a batch that ``score`` needs."""
     own_state: ClassVar[tuple[str, ...]] = (ROW_STATES,)
+    counts_tokens: ClassVar[bool] = True
     """The names in the model state that are not weights."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class LanguageModelling(TaskDefaults):
         # Kept for the gradient, the logits of all parts would be there at once after all.
         @jax.checkpoint
         def of_part(vectors: Array, counts: Batch) -> Sums:
-            logits = model.apply({"params": params}, vectors, method="logits")
+            logits: Any = model.apply({"params": params}, vectors, method="logits")
             return _sums(logits, {**counts, "mask": batch["mask"]})
 
         parts_of = jax.tree.map(lambda x: _in_parts(x, steps), (vectors, counts))

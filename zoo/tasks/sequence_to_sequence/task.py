@@ -42,6 +42,7 @@ class SequenceToSequence(SumsTask):
     target_symbols: tuple[str, ...] = ()
 
     references: ClassVar[tuple[str, ...]] = ("source", "references")
+    counts_tokens: ClassVar[bool] = True
     """The arrays of a batch that ``score`` needs."""
 
     def init(self, key: PRNGKeyArray, batch: Batch) -> dict[str, Any]:
