@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -45,6 +46,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+
+# A worker comes to hold millions of objects, of traced programs above all, and to look through them
+# again and again takes a twentieth of the time.
+gc.set_threshold(50_000, 20, 50)
 
 # The same examples every time, and no limit on time: other work on the machine fails no test.
 settings.register_profile("zoo", derandomize=True, deadline=None)
