@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import machine, quality
-from zoo import building, cli, commands
+from zoo import building, cli, commands, config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -88,6 +88,13 @@ def test_commands_of_zoo_are_understood(line, tmp_path, monkeypatch, capsys):
     words = words_of(line)
     if words[1] == "prepare":
         pytest.skip("downloads")
+    if words[1] == "plan":
+        # It compiles for minutes; tests/planning/test_plan.py plans smaller steps.
+        assert exit_code([*words[1:], "--help"]) == 0
+        given = commands.load_config(str(ROOT / words[words.index("--config") + 1]))
+        fields = [word for word in words if word.startswith("--config.")]
+        config.check(commands.override(given, fields))
+        return
     if words[1] == "launch":
         # tests/test_many.py starts it.
         assert (ROOT / words[words.index("--") + 1]).is_file()

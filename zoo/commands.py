@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -84,7 +85,8 @@ def _silence_echoes() -> None:
     """Keeps threads of libraries from printing what the main thread is told as well.
 
     When a save fails, orbax raises the error in the main thread. Its other threads, and those of
-    TensorStore, print tracebacks of the same error and of the event loop that it has closed.
+    TensorStore, print tracebacks of the same error and of the event loop that it has closed, and
+    asyncio those of the tasks that failed beside the first.
     """
 
     def is_echo(error: BaseException | None) -> bool:
@@ -100,7 +102,11 @@ def _silence_echoes() -> None:
         if not is_echo(arguments.exc_value):
             sys.__unraisablehook__(arguments)
 
+    def is_news(record: LogRecord) -> bool:
+        return not record.getMessage().startswith("Task exception was never retrieved")
+
     threading.excepthook, sys.unraisablehook = thread_hook, unraisable_hook
+    getLogger("asyncio").addFilter(is_news)
 
 
 def _show_damage_plainly() -> None:

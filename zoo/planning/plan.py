@@ -316,8 +316,7 @@ def _model_flops(
 ) -> int:
     """Returns the operations of a step without what rematerialisation computes again."""
     plain = config.copy_and_resolve_references()
-    if "train.remat" in configs.flatten(config):
-        plain.train.remat = "none"
+    plain.train.remat = "none"
     step = building.build(plain, dataset).train_step
     platform = slice_.devices[0].platform
     return count_flops(step, state, batch, platform=platform)

@@ -90,7 +90,7 @@ def reliefs(config: ConfigDict, rows: int) -> Iterator[ConfigDict]:
         rows: the number of devices over which rows are divided.
     """
     current = config
-    if "train.remat" in configs.flatten(config) and config.train.remat != "block":
+    if building.family_of(config).can_rematerialize and config.train.remat != "block":
         current = with_fields(current, {"train.remat": "block"})
         yield current
     size, parts = config.train.batch_size, 2 * config.train.accumulate
