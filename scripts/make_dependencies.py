@@ -35,7 +35,7 @@ def write(path: Path) -> None:
     """Writes the page."""
     versions = locked()
     reasons = direct()
-    needed = {name: _needed_by(name, versions) for name in versions}
+    needed = _needed_by(versions)
     lines = [HEAD, "## Used by our code", "", "| package | version | licence | for |"]
     lines.append("| --- | --- | --- | --- |")
     lines += [
@@ -100,19 +100,16 @@ def licence(name: str) -> str:
     raise ValueError(f"{name} states no licence: {words[:80]!r}")
 
 
-def _needed_by(name: str, others: dict[str, str]) -> list[str]:
-    asked = {extra for other in others for need in _needs(other, ()) for extra in need.extras}
-    return [
-        other
-        for other in others
-        if any(normalised(need.name) == name for need in _needs(other, asked))
-    ]
+def _needed_by(names: Iterable[str]) -> dict[str, list[str]]:
+    """Returns which of the packages need each of them."""
+    asked = {extra for name in names for need in _needs(name, ()) for extra in need.extras}
+    needs = {name: {normalised(need.name) for need in _needs(name, asked)} for name in names}
+    return {name: [other for other in names if name in needs[other]] for name in names}
 
 
 def _needs(name: str, extras: Iterable[str]) -> list[Requirement]:
-    environments: list[dict[str, Any]] = [
-        {**default_environment(), "extra": extra} for extra in ("", *extras)
-    ]
+    here = default_environment()
+    environments: list[dict[str, Any]] = [{**here, "extra": extra} for extra in ("", *extras)]
     needs = [Requirement(text) for text in distribution(name).requires or []]
     return [
         need

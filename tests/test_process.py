@@ -150,7 +150,7 @@ inference.load = lambda workdir, checkpoint: building.start_jax(config)
 def test_allocator_is_set_before_a_reader_of_data_has_threads(tmp_path, call):
     done = subprocess.run(
         [sys.executable, "-c", OPENED.format(call=call)], capture_output=True, text=True,
-        cwd=tmp_path, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        cwd=tmp_path,
     )  # fmt: skip
     # Once before the first thread, and once to say so.
     expected = 2 if call.startswith("zoo.run") else 1
@@ -168,6 +168,8 @@ threading.Thread.start = lambda thread: done.append("thread") or start(thread)
 config = base(model="cnn", task="classification")
 config.data.name = "mnist_subset"
 config.model.num_classes = 10
+config.model.features = (4, 4, 4)
+config.data.image_size = 8
 config.train.steps = 1
 zoo.run(config, "run")
 print(done[0])

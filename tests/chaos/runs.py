@@ -56,7 +56,9 @@ def environment(compiled):
     What the uninterrupted run compiled is most of a start's time, and of no interest here.
     """
     given = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    path = [str(ROOT / "tests" / "without_torch"), given.get("PYTHONPATH", "")]
     return given | {
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
