@@ -252,12 +252,18 @@ def model_flops(parts: Parts) -> int:
 
 def speed(parts: Parts, layout: Layout) -> Speed:
     """Returns what the records of a run say about its speed."""
-    peak = peak_flops(layout.mesh.devices.flat[0].device_kind)
-    return Speed(
-        devices=layout.devices,
-        tokens=parts.task.counts_tokens,
+    device = layout.mesh.devices.flat[0]
+    said = Speed(devices=layout.devices, tokens=parts.task.counts_tokens)
+    peak = peak_flops(device.device_kind)
+    if peak is None:
         # Tracing takes a while, and says nothing without a peak.
-        flops_per_step=float(model_flops(parts)) if peak else 0.0,
+        return said
+    state = jax.eval_shape(lambda: init_state(parts))
+    done = count_flops(parts.train_step, state, train_shapes(parts), platform=device.platform)
+    return dataclasses.replace(
+        said,
+        flops_per_step=float(model_flops(parts)),
+        flops_with_remat=float(done),
         peak=peak,
     )
 

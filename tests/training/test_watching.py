@@ -23,10 +23,12 @@ def test_one_device_says_what_it_said():
 
 def test_speed_per_device_and_share_of_the_peak():
     # 10 steps of 4e12 operations in 2 s are 20 TFLOP/s, on 4 devices of 10 TFLOP/s half the peak.
-    fields = record(Speed(devices=4, tokens=True, flops_per_step=4e12, peak=10e12))
+    flops = {"flops_per_step": 4e12, "flops_with_remat": 5e12}
+    fields = record(Speed(devices=4, tokens=True, peak=10e12, **flops))
     assert fields["examples_per_second_per_device"] == 80.0
     assert fields["tokens_per_second_per_device"] == 800.0
     assert fields["mfu"] == pytest.approx(0.5)
+    assert fields["hfu"] == pytest.approx(0.625)
 
 
 @pytest.mark.parametrize(

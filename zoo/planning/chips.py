@@ -20,8 +20,10 @@ import jax
 
 from zoo import process
 from zoo.errors import UserError, did_you_mean
+from zoo.training.watching import PEAKS
 
 _GIB = 2**30
+_PEAKS = dict(PEAKS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +62,12 @@ CHIPS = {
     for chip in (
         # Two cores are one device, as for those who rent a v4.
         Chip(
-            "v4", int(30.75 * _GIB), 275e12, 1.228e12, 45e9, 4, _SOLID,
+            "v4", int(30.75 * _GIB), _PEAKS["TPU v4"], 1.228e12, 45e9, 4, _SOLID,
             (("chip_config_name", "megacore"),),
         ),
-        Chip("v5e", int(15.75 * _GIB), 197e12, 0.819e12, 45e9, 16, _FLAT),
-        Chip("v5p", int(95.73 * _GIB), 459e12, 2.765e12, 90e9, 4, _SOLID),
-        Chip("v6e", int(31.24 * _GIB), 918e12, 1.638e12, 90e9, 16, _FLAT),
+        Chip("v5e", int(15.75 * _GIB), _PEAKS["TPU v5e"], 0.819e12, 45e9, 16, _FLAT),
+        Chip("v5p", int(95.73 * _GIB), _PEAKS["TPU v5p"], 2.765e12, 90e9, 4, _SOLID),
+        Chip("v6e", int(31.24 * _GIB), _PEAKS["TPU v6"], 1.638e12, 90e9, 16, _FLAT),
     )
 }  # fmt: skip
 # A plan for virtual devices of this machine tests the planning. Its times are of no real machine.

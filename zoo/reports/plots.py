@@ -28,6 +28,7 @@ NOT_METRICS = (
     "examples_per_second_per_device",
     "tokens_per_second_per_device",
     "mfu",
+    "hfu",
     "slowest_process",
     "slowest_process_seconds",
 )

@@ -41,12 +41,14 @@ class Speed:
         tokens: whether the weight of the loss counts tokens.
         flops_per_step: the operations that the model needs for a step. What is computed again to
             save memory is not among them.
+        flops_with_remat: the operations of a step with those that are done again.
         peak: the operations a second of one device at most; None if it is not known.
     """
 
     devices: int = 1
     tokens: bool = False
     flops_per_step: float = 0.0
+    flops_with_remat: float = 0.0
     peak: float | None = None
 
     def record(
@@ -73,8 +75,9 @@ class Speed:
             ``examples_per_second``. ``data_wait_seconds`` and ``data_wait_share`` are those of the
             process that waited longest for its data. With several devices also
             ``examples_per_second_per_device``; for language ``tokens_per_second_per_device``; where
-            the peak is known ``mfu``, the share of it that the model's operations reach. In several
-            processes ``slowest_process`` is the one whose own work took longest, and
+            the peak is known ``mfu``, the share of it that the model's operations reach, and
+            ``hfu``, the same with those that are done again. In several processes
+            ``slowest_process`` is the one whose own work took longest, and
             ``slowest_process_seconds`` how long it took beside waiting for devices.
         """
         busy = np.array([data_wait, seconds - device_wait], np.float32)
@@ -90,7 +93,9 @@ class Speed:
         if self.tokens:
             fields["tokens_per_second_per_device"] = weight / seconds / self.devices
         if self.peak and self.flops_per_step:
-            fields["mfu"] = steps * self.flops_per_step / (seconds * self.devices * self.peak)
+            possible = seconds * self.devices * self.peak
+            fields["mfu"] = steps * self.flops_per_step / possible
+            fields["hfu"] = steps * self.flops_with_remat / possible
         if len(each) > 1:
             slowest = int(each[:, 1].argmax())
             fields["slowest_process"] = slowest
