@@ -11,6 +11,7 @@ from families import TINY
 import zoo
 from zoo import building, cli, commands, inference
 from zoo.config import check
+from zoo.planning import programs as programs_of
 from zoo.training import layout as layout_module
 from zoo.training import loop
 from zoo.training.checkpoints import Checkpoints
@@ -194,6 +195,19 @@ def test_lengths_become_heads_for_attention(programs):
     # Scores of all positions, for one head of four.
     assert re.search(rf"\[{ROWS // 2},1,{LENGTH},{LENGTH}\]", text)
     assert not re.search(rf"\[{ROWS // 2},[24],{LENGTH},{LENGTH}\]", text)
+
+
+@in_one_group
+@pytest.mark.parametrize("mesh", ["8 fsdp", "4x2"])
+def test_logits_in_parts_are_exchanged_once(mesh):
+    """Over rows alone the table of tokens is gathered once, and not for each part."""
+    in_parts = (*GPT, f"--config.task.logits_at_once={VOCAB * ROWS}")
+    program = Program(parts_of("gpt", *in_parts), MESHES[mesh])
+    done = programs_of.executions(programs_of.parse(program.step.as_text()), 8)
+    sent = {step.times for step in done.steps if step.collectives}
+    assert sent == {1} if mesh == "8 fsdp" else {1} < sent
+    whole = Program(parts_of("gpt", *GPT, "--config.task.logits_at_once=0"), ONE)
+    np.testing.assert_allclose(program.losses(5), whole.losses(5), rtol=1e-5)
 
 
 def kept_of(state):

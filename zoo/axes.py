@@ -6,7 +6,8 @@ of the values between layers. The one table ``DIVIDED`` says where they lie.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -63,6 +64,40 @@ def constrain_rows(x: Array) -> Array:
     the rows.
     """
     return constrain(x, "batch", *[...] * (x.ndim - 1)) if x.ndim > 1 else x
+
+
+def row_parts(rows: int) -> int:
+    """Returns over how many devices so many rows are divided; 1 without a mesh."""
+    sizes = _sizes()
+    return math.prod(sizes[axis] for axis in _dividing("batch", rows, sizes))
+
+
+def sum_over_rows(function: Callable[[Any, Any], Any], whole: Any, rows: Any) -> Any:
+    """Returns ``function(whole, rows)``, which sums over rows, with each device's rows by itself.
+
+    For functions that loop: ``whole`` is gathered once, before the loop, and its gradient is summed
+    over the devices once, after it. The compiler does both in every round. It is left to do so
+    where other axes than those of rows are divided too, since it cannot partition what remains.
+
+    Args:
+        function: sums over rows.
+        whole: arrays that are the same for all rows, such as parameters.
+        rows: arrays whose first axis are the rows.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    axes = _dividing("batch", count, _sizes())
+    if not axes or not divides_rows_only():
+        return function(whole, rows)
+
+    def of_own(whole: Any, rows: Any) -> Any:
+        whole = jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), whole)
+        return jax.lax.psum(function(whole, rows), axes)
+
+    specs = PartitionSpec(), PartitionSpec(axes)
+    divided = jax.shard_map(
+        of_own, in_specs=specs, out_specs=PartitionSpec(), axis_names=frozenset(axes)
+    )
+    return divided(whole, rows)
 
 
 def divides_rows_only() -> bool:

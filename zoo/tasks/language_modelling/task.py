@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from zoo import axes
 from zoo.decoding import sample
 from zoo.losses import cross_entropy
 from zoo.metrics import correct
@@ -49,7 +50,8 @@ class LanguageModelling(TaskDefaults):
         symbols: the symbol of each token, for the report.
         end: the token that ends a text and begins one. None: there is no such token, and symbols
             are written without spaces.
-        logits_at_once: the largest number of logits that are held at once; 0: there is no limit.
+        logits_at_once: the largest number of logits that a device holds at once; 0: there is no
+            limit.
             A batch with more of them is computed in parts of its time steps, and its gradient
             computes each part's logits a second time. The model must have the methods ``vectors``
             and ``logits`` of ``zoo.models.GPT``; another one holds all logits.
@@ -154,24 +156,29 @@ class LanguageModelling(TaskDefaults):
     ) -> tuple[Sums, Any]:
         """Returns the sums of a batch, and the model's cache after it."""
         tokens, model = batch["tokens"], self.model
-        of_step = tokens.shape[0] * getattr(model, "vocab_size", 0)
+        rows, time = tokens.shape
+        of_step = rows // axes.row_parts(rows) * getattr(model, "vocab_size", 0)
         parts = self.logits_at_once and hasattr(model, "vectors")
-        if not parts or of_step * tokens.shape[1] <= self.logits_at_once:
+        if not parts or of_step * time <= self.logits_at_once:
             logits, cache = model.apply({"params": params}, tokens, cache, **options)
             return _sums(logits, batch), cache
         vectors, cache = model.apply({"params": params}, tokens, cache, method="vectors", **options)
-        counts = {"targets": batch["targets"], "token_mask": batch["token_mask"]}
         steps = max(1, self.logits_at_once // of_step)
 
-        # Kept for the gradient, the logits of all parts would be there at once after all.
-        @jax.checkpoint
-        def of_part(vectors: Array, counts: Batch) -> Sums:
-            logits: Any = model.apply({"params": params}, vectors, method="logits")
-            return _sums(logits, {**counts, "mask": batch["mask"]})
+        def of_rows(params: Any, rows: tuple[Array, Batch, Array]) -> Sums:
+            # Kept for the gradient, the logits of all parts would be there at once after all.
+            @jax.checkpoint
+            def of_part(vectors: Array, counts: Batch) -> Sums:
+                logits: Any = model.apply({"params": params}, vectors, method="logits")
+                return _sums(logits, {**counts, "mask": mask})
 
-        parts_of = jax.tree.map(lambda x: _in_parts(x, steps), (vectors, counts))
-        _, sums = jax.lax.scan(lambda _, part: (None, of_part(*part)), None, parts_of)
-        return jax.tree.map(lambda x: x.sum(axis=0), sums), cache
+            *divided, mask = rows
+            parts_of = jax.tree.map(lambda x: _in_parts(x, steps), tuple(divided))
+            _, sums = jax.lax.scan(lambda _, part: (None, of_part(*part)), None, parts_of)
+            return jax.tree.map(lambda x: x.sum(axis=0), sums)
+
+        counts = {"targets": batch["targets"], "token_mask": batch["token_mask"]}
+        return axes.sum_over_rows(of_rows, params, (vectors, counts, batch["mask"])), cache
 
     def _given(self, length: int) -> int:
         """The number of tokens of a row that are read before others are drawn."""
