@@ -7,7 +7,7 @@ of the values between layers. The one table ``DIVIDED`` says where they lie.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,6 +98,32 @@ def sum_over_rows(function: Callable[[Any, Any], Any], whole: Any, rows: Any) ->
         of_own, in_specs=specs, out_specs=PartitionSpec(), axis_names=frozenset(axes)
     )
     return divided(whole, rows)
+
+
+def on_own_parts(function: Callable[..., Any], names: Sequence[str | None], *arrays: Array) -> Any:
+    """Returns ``function(*arrays)``, which each device calls with its own parts of the arrays.
+
+    For kernels, which the compiler cannot divide.
+
+    Args:
+        function: computes each part of its result, of any number of parts along the named axes,
+            from the same parts of its arguments.
+        names: the name of each axis in ``DIVIDED``, the same for all arrays and for the result;
+            None for an axis that stays whole.
+        *arrays: the arguments, with axes of the same sizes where they have a name.
+    """
+    sizes = _sizes()
+    taken = [
+        _dividing(name, size, sizes) for name, size in zip(names, arrays[0].shape, strict=True)
+    ]
+    if not any(taken):
+        return function(*arrays)
+    spec = PartitionSpec(*(axes or None for axes in taken))
+    # What native and Pallas kernels compute has no types that say along which axes it differs.
+    divided = jax.shard_map(
+        function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False
+    )
+    return divided(*arrays)
 
 
 def divides_rows_only() -> bool:

@@ -63,6 +63,49 @@ def test_a_slice_of_a_large_array_moves_only_the_slice():
     assert done.bytes < 10 * WIDTH * 4
 
 
+def test_a_slice_in_a_fusion_within_a_fusion_moves_only_the_slice():
+    # As the compiler for TPUs writes what a loop takes of a stacked array.
+    text = """%inner (p: f32[32,64,64], i: s32[]) -> f32[64,64] {
+  %p = f32[32,64,64] parameter(0)
+  %i = s32[] parameter(1)
+  %s = f32[1,64,64] dynamic-slice(%p, %i), dynamic_slice_sizes={1,64,64}
+  ROOT %b = f32[64,64] bitcast(%s)
+}
+%outer (p.1: f32[32,64,64], i.1: s32[], x.1: f32[64,64]) -> f32[64,64] {
+  %p.1 = f32[32,64,64] parameter(0)
+  %i.1 = s32[] parameter(1)
+  %x.1 = f32[64,64] parameter(2)
+  %f.1 = f32[64,64] fusion(%p.1, %i.1), kind=kLoop, calls=%inner
+  ROOT %d.1 = f32[64,64] dot(%f.1, %x.1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+ENTRY %main (a: f32[32,64,64], n: s32[], x: f32[64,64]) -> f32[64,64] {
+  %a = f32[32,64,64] parameter(0)
+  %n = s32[] parameter(1)
+  %x = f32[64,64] parameter(2)
+  ROOT %r = f32[64,64] fusion(%a, %n, %x), kind=kOutput, calls=%outer
+}"""
+    done = programs.executions(programs.parse(text), 1)
+    assert done.flops == 2 * 64**3
+    # The slice, the other factor, the product and the index.
+    assert done.bytes == 3 * 64 * 64 * 4 + 4
+
+
+def test_a_kernel_that_writes_its_notes_in_lines_of_their_own():
+    text = """ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128] parameter(0)
+  %k = f32[8,128] custom-call(%a), custom_call_target="tpu_custom_call", notes={kernel_metadata={
+"xprof_metadata":"{\\"block\\": 512}"
+}}, metadata={op_name="kernel"}
+  ROOT %t = f32[8,128] tanh(%k)
+}"""
+    done = programs.executions(programs.parse(text), 1)
+    assert done.has_kernels
+    assert done.bytes == 4 * 8 * 128 * 4
+    told = text.replace("metadata={op", 'backend_config={"cost_estimate":{"flops":"77"}}, m={op')
+    done = programs.executions(programs.parse(told), 1)
+    assert (done.flops, done.has_kernels) == (77, False)
+
+
 @pytest.mark.parametrize("sizes", [(8, 1), (1, 8), (4, 2)])
 def test_collectives_of_a_gradient_by_their_closed_forms(sizes):
     mesh = Mesh(np.array(jax.devices()).reshape(sizes), ("data", "model"))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from zoo.axes import constrain
+from zoo.axes import constrain, on_own_parts
 from zoo.errors import UserError
 from zoo.layers.linear import Linear, apply_each
 from zoo.layers.tuned.attention import Options, attend
@@ -146,7 +146,14 @@ def _attend_in_blocks(
     if dropout is not None:
         drawn, rate = dropout.make_rng(dropout.rng_collection), float(dropout.rate)
     query = query / math.sqrt(query.shape[-1])
-    return attend(Options(causal, rate), query, key, value, (mask, drawn))[0]
+    if mask is not None or drawn is not None:
+        return attend(Options(causal, rate), query, key, value, (mask, drawn))[0]
+
+    def of_own(query: Heads, key: Heads, value: Heads) -> Heads:
+        return attend(Options(causal), query, key, value, (None, None))[0]
+
+    means: Heads = on_own_parts(of_own, ("batch", None, "heads", None), query, key, value)
+    return means
 
 
 def _attend(

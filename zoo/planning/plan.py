@@ -138,7 +138,8 @@ def make_plan(
         "per_step": per_step,
         "settings": deciding(config),
     }
-    with programs.written_by_compiler(slice_.devices[0].platform) as (options, text):
+    platform = slice_.devices[0].platform
+    with programs.written_by_compiler(platform) as (options, text):
         try:
             compiled: Any = loop.compile_train_step(
                 parts.train_step, training, batch, layout, **options
@@ -150,7 +151,10 @@ def make_plan(
         else:
             common["compile_seconds"] = training.progress.compile_seconds
             done = programs.executions(programs.parse(text(compiled)), mesh.size)
-            plan = _of_compiled(compiled, done, memory, slice_, mesh, common, said, shares)
+            # Kernels do not say what they compute, but the traced program does.
+            traced = count_flops(parts.train_step, state, batch, platform=platform) / mesh.size
+            kernels = max(0.0, traced - done.flops) if done.has_kernels else 0.0
+            plan = _of_compiled(compiled, done, memory, slice_, mesh, common, said, shares, kernels)
     say(f"{name}: {in_words(plan)}")
     return plan
 
@@ -220,13 +224,14 @@ def _of_compiled(
     common: dict[str, Any],
     said: list[str],
     shares: roofline.Shares | None,
+    kernel_flops: float,
 ) -> Plan:
     made = compiled.memory_analysis()
     beside = made.output_size_in_bytes - made.alias_size_in_bytes
     temporaries = made.temp_size_in_bytes + beside + made.generated_code_size_in_bytes
     total = made.argument_size_in_bytes + temporaries
     placed = dataclasses.replace(slice_, devices=list(mesh.devices.flat))
-    estimate = roofline.estimate(done, placed, shares)
+    estimate = roofline.estimate(done, placed, shares, kernel_flops=kernel_flops)
     if done.unknown_loops:
         said = [*said, f"{done.unknown_loops} loops of unknown length count once"]
     peak = mesh.size * slice_.chip.flops

@@ -23,6 +23,8 @@ _BITS = {
     "s32": 32, "u32": 32, "s64": 64, "u64": 64, "bf16": 16, "f16": 16, "f32": 32, "f64": 64,
     "c64": 64, "c128": 128, "token": 0, "opaque": 0,
 }  # fmt: skip
+# What a TPU's program calls where it runs a Pallas kernel.
+_KERNEL = "tpu_custom_call"
 # They compute and move nothing, or only complete what was started before.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
@@ -159,10 +161,12 @@ class Executions:
     Attributes:
         steps: its instructions.
         unknown_loops: the loops that count once, because nothing says how often they run.
+        has_kernels: whether it calls kernels that do not say what they compute.
     """
 
     steps: tuple[Executed, ...]
     unknown_loops: int
+    has_kernels: bool = False
 
     @property
     def flops(self) -> float:
@@ -208,6 +212,8 @@ def parse(text: str) -> Program:
     computations: dict[str, Computation] = {}
     entry, name, root = "", "", ""
     lines: dict[str, Instruction] = {}
+    # What a kernel tells of itself has lines of its own.
+    text = re.sub(r"kernel_metadata=\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "", text)
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$", line)
         if head:
@@ -231,7 +237,12 @@ def executions(program: Program, devices: int) -> Executions:
     """
     reader = _Reader(program, devices)
     steps = tuple(reader.steps(program.entry, 1))
-    return Executions(steps, reader.unknown_loops)
+    silent = any(
+        line.opcode == "custom-call" and _KERNEL in line.attributes and not _told(line)
+        for computation in program.computations.values()
+        for line in computation.instructions.values()
+    )
+    return Executions(steps, reader.unknown_loops, silent)
 
 
 class _Reader:
@@ -279,7 +290,7 @@ class _Reader:
         else:
             collectives = self._collectives(inner.instructions, inner, line, sent)
             flops = self._operations_in(inner)
-            moved = _moved_by_fusion(computation, line, inner)
+            moved = _moved_by_fusion(self.program, computation, line, inner)
         is_copy = line.opcode in ("copy-start", "slice-start", "async-start") and not flops
         return Executed(line.name, times, flops, moved, is_copy, tuple(collectives))
 
@@ -416,8 +427,7 @@ def operations(computation: Computation, line: Instruction) -> float:
     counts as often as its precision needs passes.
     """
     if line.opcode == "custom-call":
-        told = re.search(r"cost_estimate\W+flops\W+(\d+)", line.attributes)
-        return float(told[1]) if told else 0.0
+        return _told(line)
     if line.opcode == "dot":
         left = computation.arrays(line.operands[0])[0].shape
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
@@ -432,6 +442,12 @@ def operations(computation: Computation, line: Instruction) -> float:
     named = re.search(r"operand_precision=\{(\w+)", line.attributes)
     passes = _PASSES.get(named[1], 1) if named and "f32" in kinds else 1
     return 2.0 * size * passes
+
+
+def _told(kernel: Instruction) -> float:
+    """Returns the operations that a kernel says it does; 0 if it says nothing."""
+    told = re.search(r"cost_estimate\W+flops\W+(\d+)", kernel.attributes)
+    return float(told[1]) if told else 0.0
 
 
 def _window_products(computation: Computation, line: Instruction) -> float:
@@ -483,12 +499,10 @@ def _moved(computation: Computation, line: Instruction) -> int:
     return made + sum(array.moved for array in read)
 
 
-def _moved_by_fusion(computation: Computation, line: Instruction, inner: Computation) -> int:
+def _moved_by_fusion(
+    program: Program, computation: Computation, line: Instruction, inner: Computation
+) -> int:
     """Returns the bytes that a fusion moves: of what it slices, only the slice."""
-    users: dict[str, list[Instruction]] = {}
-    for inside in inner.instructions.values():
-        for name in inside.operands:
-            users.setdefault(name, []).append(inside)
     total = 0
     for inside in inner.instructions.values():
         if inside.opcode != "parameter":
@@ -498,9 +512,8 @@ def _moved_by_fusion(computation: Computation, line: Instruction, inner: Computa
         given = line.operands[number] if number < len(line.operands) else ""
         outer = computation.arrays(given) or inside.outputs
         whole = sum(array.moved for array in outer)
-        parts = [_part(inner, user, inside.name) for user in _real_users(users, inside.name)]
-        known = [part for part in parts if part is not None]
-        total += min(whole, sum(known)) if len(known) == len(parts) else whole
+        part = _part_of_parameter(program, inner, inside.name)
+        total += whole if part is None else min(whole, part)
     root = inner.instructions[inner.root]
     results = [inner.instructions[name] for name in root.operands] if root.opcode == "tuple" else []
     for result, array in zip(results or [root], line.outputs, strict=False):
@@ -511,6 +524,31 @@ def _moved_by_fusion(computation: Computation, line: Instruction, inner: Computa
             total += min(array.moved, written)
         else:
             total += array.moved
+    return total
+
+
+def _part_of_parameter(program: Program, inner: Computation, name: str) -> int | None:
+    """Returns the bytes that a fusion reads of a parameter, or None if it reads all of it."""
+    users: dict[str, list[Instruction]] = {}
+    for inside in inner.instructions.values():
+        for operand in dict.fromkeys(inside.operands):
+            users.setdefault(operand, []).append(inside)
+    total = 0
+    for user in _real_users(users, name):
+        within = program.computations.get(user.called("calls"))
+        # A parameter that goes through a bitcast first keeps that name no longer.
+        if within is not None and name in user.operands:
+            parts = [
+                _part_of_parameter(program, within, own.name)
+                for own in within.instructions.values()
+                if own.opcode == "parameter" and user.operands[int(own.operands[0])] == name
+            ]
+            part = None if None in parts else sum(part for part in parts if part is not None)
+        else:
+            part = _part(inner, user, name)
+        if part is None:
+            return None
+        total += part
     return total
 
 

@@ -1,6 +1,7 @@
 """Attention in blocks against the softmax as the paper writes it, and the kernels of a TPU."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
 from zoo.errors import UserError
 from zoo.layers import attention as layer
 from zoo.layers import dot_product_attention
 from zoo.layers.tuned import attention, attention_kernels
+from zoo.training.layout import make_mesh
 
 ROOT = Path(__file__).parents[3]
 
@@ -295,3 +298,26 @@ def test_it_compiles_for_a_tpu_that_is_not_there():
     assert done.returncode == 0, done.stderr
     # XLA's partitioner cannot divide a kernel; a part of shard_map has it.
     assert done.stdout.split() == ["one", "True", "many", "False", "divided", "True"]
+
+
+def test_devices_have_rows_and_heads_of_their_own():
+    mesh = make_mesh(2, 2, 2)
+    generator = np.random.default_rng(3)
+    arrays = [jnp.asarray(generator.normal(size=(8, 24, 4, 16)), jnp.float32) for _ in range(3)]
+
+    def gradients(*arrays):
+        def loss(*arrays):
+            return jnp.sin(dot_product_attention(*arrays, causal=True)).sum()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+
+    exact = jax.jit(gradients)(*arrays)
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        divided = jax.jit(gradients, in_shardings=rows).lower(*arrays).compile()
+    for ours, one in zip(divided(*arrays), exact, strict=True):
+        np.testing.assert_allclose(ours, one, rtol=1e-4, atol=1e-5)
+    # Two rows and two heads on each device, in three blocks of eight.
+    text = divided.as_text()
+    assert re.search(r"\[3,2,2,8,16\]", text)
+    assert not re.search(r"\[3,([248],4|[48],2),8,16\]", text)
