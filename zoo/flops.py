@@ -39,6 +39,8 @@ def _of_equation(equation: Any, platform: str) -> int:
         return 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
     if name == "pallas_call" and params.get("cost_estimate"):
         return int(params["cost_estimate"].flops)
+    if name == "with_kernel" and params["flops"]:
+        return int(params["flops"])
     inner = [_of(jaxpr, platform) for jaxpr in _jaxprs(params)]
     if name in ("cond", "with_native"):
         return _of_branch(inner, params, platform)

@@ -9,7 +9,7 @@ from chaos.kinds import Kind
 from zoo import building, commands, sizing
 from zoo.config import check, flatten
 from zoo.errors import UserError
-from zoo.training.layout import Layout, make_mesh
+from zoo.training.layout import Layout
 from zoo.training.settings import CONFIG_FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,11 @@ def wrong_value(chance: random.Random, folder: Path) -> str:
     try:
         filled, dataset = building.with_data(check(commands.override(made, [given])))
         parts = building.build(filled, dataset)
-        layout = Layout(make_mesh(parts.settings.devices), parts.placement)
-        building.check_divisible(parts.settings, layout, CONFIG_FIELDS)
-        sizing.check(parts, layout, sizing.Given(flatten(filled), CONFIG_FIELDS))
+        mesh = building.mesh_of(parts.settings)
+        building.check_divisible(parts.settings, Layout(mesh), CONFIG_FIELDS)
+        told = sizing.Given(flatten(filled), CONFIG_FIELDS)
+        layout, _ = sizing.laid_out(parts, mesh, told)
+        sizing.check(parts, layout, told)
     except (UserError, flags.Error) as error:
         said = str(error)
         last = path.rpartition(".")[2]

@@ -152,8 +152,10 @@ def test_scanned_blocks_compute_the_same_with_every_gradient():
         np.testing.assert_allclose(ours, logits, rtol=1e-12, atol=1e-12)
         expected = stacked(gradient)
         assert jax.tree.structure(of_stacked) == jax.tree.structure(expected)
+        # The gradient of the keys' biases is zero: a softmax does not see them.
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
         for a, b in zip(jax.tree.leaves(of_stacked), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(b).max())
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * largest)
 
 
 def test_scanned_blocks_begin_each_with_its_own_numbers():

@@ -19,12 +19,15 @@ from zoo.models import mobilenet
 
 
 def defaults(name):
-    """The attributes of a model's linen module with their values, read from the module itself."""
+    """The attributes of a model's linen module with their values, read from the module itself.
+
+    Without ``remat``, which a config has as ``train.remat``.
+    """
     module = create_model(name)
     return {
         field.name: getattr(module, field.name)
         for field in dataclasses.fields(module)
-        if field.name not in ("name", "parent")
+        if field.name not in ("name", "parent", "remat")
     }
 
 

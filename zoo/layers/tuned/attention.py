@@ -21,7 +21,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from zoo.layers.tuned import attention_kernels
-from zoo.layers.tuned.platform import with_kernel
+from zoo.layers.tuned.platform import are_known, with_kernel
 
 Heads = Float[Array, "batch length heads head_features"]
 Rows = Float[Array, "batch heads query"]
@@ -72,8 +72,19 @@ def attend(
     if all(x is None for x in extra):
         kernels = attention_kernels.forward(options.causal, query, key)
     plain = functools.partial(_forward, options)
-    made: tuple[Heads, Rows] = with_kernel(kernels, plain, query, key, value, _Extra(*extra))
+    flops = 2 * _flops_of_product(options, query, key)
+    made: tuple[Heads, Rows] = with_kernel(
+        kernels, plain, query, key, value, _Extra(*extra), flops=flops
+    )
     return made
+
+
+def _flops_of_product(options: Options, query: Heads, key: Heads) -> int:
+    """Returns the operations of a product of queries and keys; half of them if it is causal."""
+    if not are_known(*query.shape, *key.shape):
+        return 0
+    batch, length, heads, features = query.shape
+    return 2 * batch * heads * length * key.shape[1] * features // (2 if options.causal else 1)
 
 
 @attend.defjvp
@@ -165,7 +176,11 @@ def _gradient(
     if all(x is None for x in extra) and not with_totals:
         kernels = attention_kernels.backward(options.causal, query, key)
     plain = functools.partial(_backward, options)
-    made: tuple[Heads, Heads, Heads] = with_kernel(kernels, plain, known, cotangents, extra)
+    # Two for each product; that which is computed anew is not counted.
+    flops = 4 * _flops_of_product(options, query, key)
+    made: tuple[Heads, Heads, Heads] = with_kernel(
+        kernels, plain, known, cotangents, extra, flops=flops
+    )
     return made
 
 

@@ -47,7 +47,10 @@ def with_native(native: Callable[..., Any], xlas: Callable[..., Any], *arrays: A
 
 
 def with_kernel(
-    kernels: Mapping[str, Callable[..., Any]], xlas: Callable[..., Any], *arrays: Any
+    kernels: Mapping[str, Callable[..., Any]],
+    xlas: Callable[..., Any],
+    *arrays: Any,
+    flops: int = 0,
 ) -> Any:
     """Calls a platform's own kernel where there is one, otherwise XLA's operations.
 
@@ -60,8 +63,10 @@ def with_kernel(
         kernels: functions of the arrays by the name of a platform, such as ``tpu``.
         xlas: does the same by XLA's operations.
         *arrays: the arguments of all, as trees.
+        flops: the operations that the result needs, for ``zoo.flops``, which cannot know which
+            blocks are skipped or computed a second time; 0 counts those of ``xlas``.
     """
-    if not kernels:
+    if not kernels and not flops:
         return xlas(*arrays)
     leaves, structure = jax.tree.flatten(arrays)
 
@@ -74,13 +79,20 @@ def with_kernel(
         kernels=tuple((platform, flat(kernel)) for platform, kernel in sorted(kernels.items())),
         precision=jax.config.values["jax_default_matmul_precision"],
         xlas=plain,
+        flops=flops,
     )
     return jax.tree.unflatten(jax.tree.structure(shape), results)
 
 
 def _lowered_kernel(
-    ctx: mlir.LoweringRuleContext, *arrays: Any, kernels: Any, precision: Any, xlas: ClosedJaxpr
+    ctx: mlir.LoweringRuleContext,
+    *arrays: Any,
+    kernels: Any,
+    precision: Any,
+    xlas: ClosedJaxpr,
+    flops: int,
 ) -> Sequence[Any]:
+    del flops
     module = ctx.module_context
     platforms = tuple(ctx.platforms or module.platforms)
     program: Callable[..., Any] = jaxpr_as_fun(xlas)
