@@ -211,20 +211,33 @@ def init_state(parts: Parts) -> TrainState:
     return create_state(variables, parts.optimizer, run_key, ema=parts.settings.ema_decay > 0)
 
 
+def state_shapes(parts: Parts) -> TrainState:
+    """Returns the shapes and types of a run's state; nothing is computed."""
+    shapes: TrainState = jax.eval_shape(lambda: init_state(parts))
+    return shapes
+
+
 def mesh_of(settings: Settings) -> Mesh:
     """Returns the mesh of this program's devices that the settings name; see ``make_mesh``."""
     return make_mesh(settings.devices, settings.fsdp, settings.tensor, settings.sequence)
 
 
-def layout_of(parts: Parts, mesh: Mesh) -> tuple[Layout, list[str]]:
+def layout_of(
+    parts: Parts, mesh: Mesh, state: TrainState | None = None
+) -> tuple[Layout, list[str]]:
     """Returns where the arrays of a run lie on a mesh; nothing is computed.
+
+    Args:
+        parts: the parts of the run.
+        mesh: the devices.
+        state: what ``state_shapes`` returned, where it is known already.
 
     Returns:
         The layout, and lines on large parameters that are not divided; see ``placement_of``.
     """
     if mesh.size == 1:
         return Layout(mesh), []
-    state = jax.eval_shape(lambda: init_state(parts))
+    state = state or state_shapes(parts)
     placement, said = placement_of(parts.axes, state.params, mesh)
     own = {name: state.model_state.get(name) for name in parts.task.own_state}
     return Layout(mesh, placement | rows_of(own, mesh)), said
@@ -232,7 +245,7 @@ def layout_of(parts: Parts, mesh: Mesh) -> tuple[Layout, list[str]]:
 
 def state_bytes(parts: Parts) -> int:
     """Returns the bytes of a run's state; nothing is computed."""
-    shapes = jax.eval_shape(lambda: init_state(parts))
+    shapes = state_shapes(parts)
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
@@ -242,7 +255,7 @@ def model_flops(parts: Parts) -> int:
     They are three times those of the forward pass, since a product has two gradients, of the size
     of the product each. What is computed again to save memory is no part of them.
     """
-    state = jax.eval_shape(lambda: init_state(parts))
+    state = state_shapes(parts)
     key = jax.eval_shape(lambda: jax.random.key(0))
     forward = count_flops(
         parts.task.loss, state.params, state.model_state, train_shapes(parts), key
@@ -258,7 +271,7 @@ def speed(parts: Parts, layout: Layout) -> Speed:
     if peak is None:
         # Tracing takes a while, and says nothing without a peak.
         return said
-    state = jax.eval_shape(lambda: init_state(parts))
+    state = state_shapes(parts)
     done = count_flops(parts.train_step, state, train_shapes(parts), platform=device.platform)
     return dataclasses.replace(
         said,

@@ -89,7 +89,7 @@ def check(parts: building.Parts, layout: Layout, given: Given) -> None:
             f"{given.largest('data', least=1)}"
         ) from error
     try:
-        state = jax.eval_shape(lambda: building.init_state(parts))
+        state = building.state_shapes(parts)
     except Exception as error:
         raise _explained(error, given) from error
     # The gradient lies where the parameters do.

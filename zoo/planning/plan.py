@@ -118,10 +118,10 @@ def make_plan(
             f"--topology={slice_.name} has {len(slice_.devices)} chips and the mesh takes "
             f"{mesh.size} ({shown_mesh(mesh.shape)}): give --config.mesh.data=-1, or --mesh=auto"
         )
-    layout, said = building.layout_of(parts, mesh)
+    state = building.state_shapes(parts)
+    layout, said = building.layout_of(parts, mesh, state)
     _check_rows(config, layout)
     say(f"{name}: tracing")
-    state = jax.eval_shape(lambda: building.init_state(parts))
     batch = building.train_shapes(parts)
     flops = _model_flops(config, dataset, state, batch, slice_)
     say(f"{name}: compiling{_shown_settings(config)}")
@@ -297,18 +297,9 @@ def needed_bytes(message: str) -> int:
 
 def _state_bytes(state: Any, layout: Layout) -> dict[str, int]:
     """Returns the bytes on one device of the state's parts."""
-    placed = layout.of(state)
-
-    def held(tree: Any, shardings: Any) -> int:
-        leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
-        return sum(
-            math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf, sharding in leaves
-        )
-
-    parameters = held(state.params, placed.params)
-    optimizer = held(state.opt_state, placed.opt_state)
-    average = held(state.ema_params, placed.ema_params)
+    parameters, optimizer, average = (
+        layout.bytes_per_device(part) for part in (state.params, state.opt_state, state.ema_params)
+    )
     return {
         "parameters": parameters,
         "optimizer": optimizer,

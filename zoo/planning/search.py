@@ -54,7 +54,7 @@ def candidates(config: ConfigDict, dataset: data.Dataset, slice_: Slice) -> list
         UserError: no mesh divides the batch, or the state fits with none.
     """
     parts = building.build(config, dataset)
-    state = jax.eval_shape(lambda: building.init_state(parts))
+    state = building.state_shapes(parts)
     rows = config.train.batch_size // config.train.accumulate
     chips = len(slice_.devices)
     known = meshes(chips, rows)
@@ -232,15 +232,12 @@ def _state_on(
 ) -> tuple[int, set[str]]:
     """Returns the bytes of the state on a chip, and the mesh axes that divide some of it."""
     made = make_mesh(**mesh, devices=slice_.devices)
-    layout, _ = building.layout_of(parts, made)
-    held, used = 0, {"sequence"}
-    for leaf, sharding in zip(
-        jax.tree.leaves(state), jax.tree.leaves(layout.of(state)), strict=True
-    ):
-        held += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    layout, _ = building.layout_of(parts, made, state)
+    used = {"sequence"}
+    for sharding in jax.tree.leaves(layout.of(state)):
         for axes in sharding.spec:
             used.update(axes if isinstance(axes, tuple) else [axes] if axes else [])
-    return held, used
+    return layout.bytes_per_device(state), used
 
 
 def _special(mesh: Mapping[str, int]) -> list[str]:

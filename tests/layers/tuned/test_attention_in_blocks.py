@@ -283,8 +283,8 @@ for name, function, placed in (
 
 @pytest.mark.long
 def test_it_compiles_for_a_tpu_that_is_not_there():
-    library = os.environ.get("TPU_LIBRARY_PATH", "/work/libtpu/libtpu/libtpu.so")
-    if not Path(library).exists():
+    library = os.environ.get("TPU_LIBRARY_PATH", "")
+    if not Path(library).is_file():
         pytest.skip("libtpu is absent: TPU_LIBRARY_PATH names no file")
     variables = {
         "JAX_PLATFORMS": "cpu", "TPU_LIBRARY_PATH": library, "TPU_SKIP_MDS_QUERY": "1",
