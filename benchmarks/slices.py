@@ -21,7 +21,7 @@ from zoo import config as configs
 from zoo.planning import find_slice
 from zoo.planning.plan import Plan, cached_plan, gib
 
-RESULTS = machine.ROOT / "benchmarks" / "results" / "slices.json"
+RESULTS = machine.ROOT / "docs" / "slices.json"
 DOCUMENT = machine.ROOT / "docs" / "planning.md"
 
 SLICES = ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")

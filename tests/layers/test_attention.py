@@ -53,6 +53,35 @@ def _shortened(entry):
     )
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [5, 300, 600])
+def test_a_bias_and_another_scale_are_pytorchs(length, causal):
+    torch = peers.torch()
+    query, key, value = (normal(2, length, 2, 3, seed=i).astype(float) for i in range(3))
+    bias = normal(1, 2, length, length, seed=4).astype(float)
+    tensors = [
+        torch.tensor(x.transpose(0, 2, 1, 3), requires_grad=True) for x in (query, key, value)
+    ]
+    added = torch.tensor(bias, requires_grad=True)
+    unseen = np.triu(np.full((length, length), -np.inf), 1) if causal else np.zeros(())
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *tensors, attn_mask=added + torch.tensor(unseen), scale=0.7
+    )
+    weight = normal(*expected.shape, seed=9).astype(float)
+    expected.backward(torch.tensor(weight))
+    with jax.enable_x64(True):
+        output, backward = jax.vjp(
+            lambda *x: dot_product_attention(*x[:3], bias=x[3], scale=0.7, causal=causal),
+            *map(jnp.asarray, (query, key, value, bias)),
+        )
+        gradients = backward(jnp.asarray(weight.transpose(0, 2, 1, 3)))
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    np.testing.assert_allclose(output.transpose(0, 2, 1, 3), expected.detach(), **close)
+    for ours, theirs in zip(gradients[:3], tensors, strict=True):
+        np.testing.assert_allclose(ours.transpose(0, 2, 1, 3), theirs.grad, **close)
+    np.testing.assert_allclose(gradients[3], added.grad, **close)
+
+
 @pytest.mark.parametrize("length", [1, 7, 300])
 @pytest.mark.parametrize("masked", [False, True])
 def test_causal_blocks_are_pytorchs(length, masked):

@@ -6,7 +6,7 @@ import peers
 import pytest
 
 from zoo.errors import UserError
-from zoo.layers import GroupNorm, LayerNorm
+from zoo.layers import GroupNorm, LayerNorm, RMSNorm
 from zoo.weights.tables import Entry
 
 TABLE = [Entry("weight", "scale"), Entry("bias", "bias")]
@@ -27,6 +27,12 @@ def randomized(module):
 def test_layer_norm_is_pytorchs():
     reference = randomized(peers.torch().nn.LayerNorm(7))
     parity.check_parity(LayerNorm(), reference, TABLE, normal(3, 5, 7), axes=None)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3])
+def test_rms_norm_is_pytorchs(epsilon):
+    reference = randomized(peers.torch().nn.RMSNorm(7, eps=epsilon))
+    parity.check_parity(RMSNorm(epsilon), reference, TABLE[:1], normal(3, 5, 7), axes=None)
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 1e-3])

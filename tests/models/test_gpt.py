@@ -73,6 +73,19 @@ def test_the_cache_changes_no_logits():
         np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=1e-4, atol=1e-5)
 
 
+def test_padding_before_a_text_changes_nothing_in_it():
+    variables, text, apply = made(), tokens(time=6), jax.jit(SMALL.apply)
+    padding = np.array([0, 1, 4])
+    cache, found = SMALL.initial_cache(3, 9, padding=padding), []
+    for begin, end in ((0, 5), (5, 6)):
+        logits, cache = apply(variables, text[:, begin:end], cache)
+        found.append(logits)
+    found = np.concatenate(found, axis=1)
+    for row, before in enumerate(padding):
+        alone = apply(variables, text[row : row + 1, before:])[0][0]
+        np.testing.assert_allclose(found[row, before:], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_the_cache_works_in_bfloat16_and_can_be_donated():
     variables, text = made(), tokens(time=4)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)

@@ -52,6 +52,8 @@ class Family:
         weights: tables of weights by the library whose names they use, such as those of older
             versions too. Each is made from a module and its parameters, or their shapes. Export
             uses the first one; without any, the names are the zoo's own.
+        published: the models by the name that a published ``config.json`` has for them under
+            ``architectures``, such as ``GPT2LMHeadModel``.
         attributes_of: returns the attributes from the ``config.json`` beside published weights;
             None if the zoo reads nothing from such a file.
         config_of: returns what an export's ``config.json`` has so that the library of its names can
@@ -71,6 +73,7 @@ class Family:
     rules: fields.Rules
     example: Callable[[Any], dict[str, Any]]
     weights: Mapping[str, Callable[[Any, Params], Table]] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, str] = dataclasses.field(default_factory=dict)
     attributes_of: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     config_of: Callable[[Any], dict[str, Any]] | None = None
     preprocessing: Mapping[str, Preprocessing] | None = None

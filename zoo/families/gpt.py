@@ -146,6 +146,7 @@ FAMILY = family.Family(
     },
     example=family.tokens("tokens"),
     weights={"transformers": _table, "transformers, without the output": _hub_table},
+    published={"GPT2LMHeadModel": "gpt", "GPT2Model": "gpt"},
     attributes_of=_attributes,
     config_of=_config,
     axes=(*family.ATTENTION_AXES, *family.HIDDEN_AXES, *family.EMBEDDING_AXES),

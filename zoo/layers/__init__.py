@@ -5,7 +5,7 @@ from zoo.layers.attention import MultiHeadAttention, dot_product_attention
 from zoo.layers.convolution import Conv
 from zoo.layers.embedding import Embed
 from zoo.layers.linear import Linear, apply_each
-from zoo.layers.normalization import BatchNorm, GroupNorm, LayerNorm
+from zoo.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from zoo.layers.pooling import adaptive_mean_pool, max_pool, mean_pool
 from zoo.layers.positions import sinusoidal
 from zoo.layers.recurrence import Recurrent
@@ -20,6 +20,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "MultiHeadAttention",
+    "RMSNorm",
     "Recurrent",
     "SqueezeExcitation",
     "activation",

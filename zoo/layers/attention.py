@@ -36,12 +36,28 @@ class KeyValueCache(NamedTuple):
     Attributes:
         key: the key of each token; zeros after the last.
         value: the value of each token; zeros after the last.
-        length: number of tokens so far.
+        length: number of tokens so far, padding included.
+        padding: for each row, how many of its first tokens are padding, which nothing sees; None:
+            no row has any. With it, texts of different lengths end at the same place.
     """
 
     key: Float[Array, "batch max_length heads head_features"]
     value: Float[Array, "batch max_length heads head_features"]
     length: Int[Array, ""]
+    padding: Int[Array, " batch"] | None = None
+
+    def positions(self, time: int) -> Int[Array, "#batch time"]:
+        """Returns the positions of the next tokens in their texts; that of padding is 0."""
+        places = self.length + jnp.arange(time)[None]
+        return places if self.padding is None else jnp.maximum(places - self.padding[:, None], 0)
+
+    def sees(self, time: int) -> Bool[Array, "#batch 1 time max_length"]:
+        """Returns which tokens, of the full length, each of the next tokens may see."""
+        places = jnp.arange(self.key.shape[1])
+        seen = (self.length + jnp.arange(time))[:, None] >= places
+        if self.padding is None:
+            return seen[None, None]
+        return (seen & (places >= self.padding[:, None, None]))[:, None]
 
     def extended(self, key: Heads, value: Heads) -> KeyValueCache:
         """Returns the cache with the keys and values of the next tokens added, in its own type.
@@ -63,20 +79,32 @@ class KeyValueCache(NamedTuple):
             new = jnp.where(fits, new, jnp.nan).astype(old.dtype)
             return jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis=1)
 
-        return KeyValueCache(
-            written(self.key, key), written(self.value, value), self.length + added
+        return self._replace(
+            key=written(self.key, key),
+            value=written(self.value, value),
+            length=self.length + added,
         )
 
 
 def empty_cache(
-    batch_size: int, max_length: int, num_heads: int, head_features: int, dtype: Any = float
+    batch_size: int,
+    max_length: int,
+    num_heads: int,
+    head_features: int,
+    dtype: Any = float,
+    padding: Int[Array, " batch"] | None = None,
 ) -> KeyValueCache:
     """Returns a cache of no tokens with room for ``max_length``.
 
     No two of its arrays share memory, so that it can be donated.
     """
     shape = (batch_size, max_length, num_heads, head_features)
-    return KeyValueCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((), jnp.int32))
+    return KeyValueCache(
+        jnp.zeros(shape, dtype),
+        jnp.zeros(shape, dtype),
+        jnp.zeros((), jnp.int32),
+        None if padding is None else jnp.array(padding, jnp.int32),
+    )
 
 
 def dot_product_attention(
@@ -85,6 +113,8 @@ def dot_product_attention(
     value: Heads,
     *,
     mask: Mask | None = None,
+    bias: Float[Array, "#batch #heads query key"] | None = None,
+    scale: float | None = None,
     causal: bool = False,
     dropout: nn.Dropout | None = None,
 ) -> Heads:
@@ -92,7 +122,8 @@ def dot_product_attention(
 
     As ``torch.nn.functional.scaled_dot_product_attention``. The softmax is in float32 at least.
     With more than 512 queries and keys the scores are never held at once, so that memory grows with
-    the length and not with its square; see ``zoo.layers.tuned.attention``.
+    the length and not with its square; see ``zoo.layers.tuned.attention``. A bias, which is as
+    large as the scores, takes that away.
 
     Args:
         query: what each position looks for.
@@ -100,6 +131,8 @@ def dot_product_attention(
             (Ainslie et al. 2023).
         value: what each position gives; as many heads as ``key``.
         mask: True where a query may see a key. Where it sees none the result is zero.
+        bias: what is added to the product of query and key.
+        scale: what the product of query and key is multiplied by; None: 1/√features.
         causal: query ``i`` sees the keys up to ``i`` only; there are as many of both.
         dropout: applied to the weights; None: none.
 
@@ -111,10 +144,12 @@ def dot_product_attention(
     if causal and keys != length:
         raise UserError(f"causal attention needs as many queries as keys, not {length} and {keys}")
     key, value = (_for_each_head(x, query.shape[2]) for x in (key, value))
-    if are_known(length, keys) and length * keys > _HELD and min(length, keys) > _BLOCK:
+    query = query / math.sqrt(query.shape[-1]) if scale is None else query * scale
+    many = are_known(length, keys) and length * keys > _HELD and min(length, keys) > _BLOCK
+    if many and bias is None:
         return _attend_in_blocks(query, key, value, mask, causal, dropout)
     if not causal:
-        return _attend(query, key, value, mask, dropout)
+        return _attend(query, key, value, mask, bias, dropout)
     blocks = []
     for begin in range(0, length, _BLOCK):
         end = min(begin + _BLOCK, length)
@@ -122,8 +157,8 @@ def dot_product_attention(
         if mask is not None:
             rows = mask[:, :, begin:end] if mask.shape[2] > 1 else mask
             sees = sees & (rows[..., :end] if mask.shape[3] > 1 else rows)
-        block = query[:, begin:end]
-        blocks.append(_attend(block, key[:, :end], value[:, :end], sees, dropout))
+        block, added = query[:, begin:end], None if bias is None else bias[:, :, begin:end, :end]
+        blocks.append(_attend(block, key[:, :end], value[:, :end], sees, added, dropout))
     return jnp.concatenate(blocks, axis=1)
 
 
@@ -145,7 +180,6 @@ def _attend_in_blocks(
     drawn, rate = None, 0.0
     if dropout is not None:
         drawn, rate = dropout.make_rng(dropout.rng_collection), float(dropout.rate)
-    query = query / math.sqrt(query.shape[-1])
     if mask is not None or drawn is not None:
         return attend(Options(causal, rate), query, key, value, (mask, drawn))[0]
 
@@ -161,14 +195,17 @@ def _attend(
     key: Heads,
     value: Heads,
     mask: Bool[Array, ...] | None,
+    bias: Scores | None,
     dropout: nn.Dropout | None,
 ) -> Heads:
     scores = jnp.einsum(
         "bqhf,bkhf->bhqk",
-        query / math.sqrt(query.shape[-1]),
+        query,
         key,
         preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
     )
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
     kept = None
@@ -228,6 +265,7 @@ class MultiHeadAttention(nn.Module):
         num_heads: number of subspaces.
         head_features: width of each; 0: the input's width divided by ``num_heads``.
         use_bias: whether query, key and value have biases.
+        use_key_bias: whether key has one too. It changes nothing, and some models have none.
         dropout_rate: share of the weights that is set to zero in training.
         initialization: initialisation of query, key and value; see ``zoo.layers.initializers``.
         out_initialization: initialisation of ``out``.
@@ -236,6 +274,7 @@ class MultiHeadAttention(nn.Module):
     num_heads: int
     head_features: int = 0
     use_bias: bool = True
+    use_key_bias: bool = True
     dropout_rate: float = 0.0
     initialization: str | float = "xavier_uniform"
     out_initialization: str | float = "xavier_uniform"
@@ -281,7 +320,12 @@ class MultiHeadAttention(nn.Module):
 
         def heads(source: Float[Array, "batch length source_features"], *names: str) -> list[Heads]:
             linears = [
-                Linear(width, use_bias=self.use_bias, initialization=self.initialization, name=name)
+                Linear(
+                    width,
+                    use_bias=self.use_bias and (self.use_key_bias or name != "key"),
+                    initialization=self.initialization,
+                    name=name,
+                )
                 for name in names
             ]
             shape = (*source.shape[:-1], self.num_heads, head_features)
@@ -299,12 +343,11 @@ class MultiHeadAttention(nn.Module):
         else:
             query, key, value = heads(x, "query", "key", "value")
             if cache is not None:
-                position = cache.length + jnp.arange(x.shape[1])
+                sees = cache.sees(x.shape[1])
                 cache = cache.extended(key, value)
                 # In the type they were computed in: the cache's must not decide the result's.
                 key, value = cache.key.astype(key.dtype), cache.value.astype(value.dtype)
-                sees = position[:, None] >= jnp.arange(key.shape[1])
-                mask, causal = sees[None, None] if mask is None else mask & sees, False
+                mask, causal = sees if mask is None else mask & sees, False
         dropout = None
         if train and self.dropout_rate:
             dropout = nn.Dropout(self.dropout_rate, deterministic=False)

@@ -33,6 +33,26 @@ class LayerNorm(nn.Module):
         return y + self.param("bias", _zeros, (features,)) if self.use_bias else y
 
 
+class RMSNorm(nn.Module):
+    """Root mean square 1 over the last axis (Zhang and Sennrich 2019), as ``torch.nn.RMSNorm``.
+
+    Parameter: ``scale [features]``. The mean square is in float32 at least.
+
+    Attributes:
+        epsilon: added to the mean square.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        """Divides each vector by the root of its mean square."""
+        exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean_square = jnp.square(exact).mean(axis=-1, keepdims=True)
+        y = (exact * jax.lax.rsqrt(mean_square + self.epsilon)).astype(x.dtype)
+        return y * self.param("scale", _ones, (x.shape[-1],))
+
+
 class GroupNorm(nn.Module):
     """Mean 0 and variance 1 over groups of channels of an image (Wu and He 2018).
 

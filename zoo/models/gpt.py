@@ -89,8 +89,8 @@ class GPT(nn.Module):
         time = tokens.shape[1]
         if time > self.context:
             raise UserError(f"GPT: {time} tokens are more than context={self.context}")
-        begin = 0 if cache is None else cache[0].length
-        x = self.tokens(tokens) + self.positions(begin + jnp.arange(time))
+        places = jnp.arange(time) if cache is None else cache[0].positions(time)
+        x = self.tokens(tokens) + self.positions(places)
         x = constrain(nn.Dropout(self.dropout_rate, deterministic=not train)(x), *RESIDUAL)
 
         def call(
@@ -146,13 +146,20 @@ class GPT(nn.Module):
         arrays, structure = jax.tree.flatten(after)
         return x, [jax.tree.unflatten(structure, each) for each in zip(*arrays, strict=True)]
 
-    def initial_cache(self, batch_size: int, max_length: int, dtype: Any = float) -> Cache:
+    def initial_cache(
+        self,
+        batch_size: int,
+        max_length: int,
+        dtype: Any = float,
+        padding: Int[Array, " batch"] | None = None,
+    ) -> Cache:
         """Returns the cache of no tokens.
 
         Args:
             batch_size: number of texts.
-            max_length: largest number of tokens that will be added.
+            max_length: largest number of tokens that will be added, padding included.
             dtype: type in which keys and values are kept.
+            padding: for each text, how many of its first tokens are padding; None: none are.
 
         Raises:
             UserError: ``max_length`` is more than the context.
@@ -161,6 +168,6 @@ class GPT(nn.Module):
             raise UserError(f"GPT: {max_length} tokens are more than context={self.context}")
         head_features = self.features // self.num_heads
         return tuple(
-            empty_cache(batch_size, max_length, self.num_heads, head_features, dtype)
+            empty_cache(batch_size, max_length, self.num_heads, head_features, dtype, padding)
             for _ in range(self.num_layers)
         )

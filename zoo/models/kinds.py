@@ -42,4 +42,9 @@ class CausalLM(Protocol):
         """Returns the logits of each next token, and the cache with the tokens added."""
 
     def initial_cache(self, batch_size: int, max_length: int) -> Any:
-        """Returns the cache of no tokens, with room for ``max_length`` of them."""
+        """Returns the cache of no tokens, with room for ``max_length`` of them.
+
+        A model that is not recurrent also takes ``dtype``, the type of what is kept, and
+        ``padding``: for each row, how many of its first tokens are padding, so that prompts of
+        different lengths end at the same place.
+        """
