@@ -107,6 +107,15 @@ def test_overrides_change_a_copy():
     assert (config.train.steps, config.model.features) == (0, (32, 64, 128))
 
 
+def test_the_last_override_of_a_field_counts_also_of_a_tuple():
+    given = [
+        "--config.model.features=(4,4,4)", "--config.train.steps=2", "--config.train.steps=3",
+        "--config.model.features", "(8,8)",
+    ]  # fmt: skip
+    changed = commands.override(cnn(), given)
+    assert (changed.train.steps, changed.model.features) == (3, (8, 8))
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -158,6 +158,8 @@ def load_config(given: str) -> ConfigDict:
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Applies ``--config.section.field=value`` to a copy of a config.
 
+    If a field is given twice, the last one counts.
+
     Raises:
         UserError: an override names a field that does not exist.
         flags.Error: a value has the wrong type.
@@ -169,10 +171,22 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         if argument.startswith("--"):
             check_override(changed, argument.removeprefix("--config.").partition("=")[0])
     own = flags.FlagValues()
-    argv = ["zoo", *overrides]
+    argv = ["zoo", *_last_of_each(overrides)]
     config_flags.DEFINE_config_dict("config", changed, flag_values=own, sys_argv=argv)
     refuse_arguments(own(argv))
     return changed
+
+
+def _last_of_each(overrides: Sequence[str]) -> list[str]:
+    """Returns the last override of each field: the library joins tuples that are given twice."""
+    words: dict[str, list[str]] = {}
+    field = ""
+    for argument in overrides:
+        if argument.startswith("--"):
+            field = argument.partition("=")[0]
+            words.pop(field, None)
+        words.setdefault(field, []).append(argument)
+    return [argument for given in words.values() for argument in given]
 
 
 def refuse_arguments(rest: Sequence[str]) -> None:
