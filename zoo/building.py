@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zoo import config as configs
-from zoo import data, finetuning, process, storage
+from zoo import data, finetuning, process, remote, storage
 from zoo.catalog import catalog
 from zoo.errors import UserError
 from zoo.families import Family, create_model
@@ -85,7 +85,11 @@ def with_data(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
         UserError: the data are missing, or the config gives fewer classes than the data have.
     """
     wing = wing_of(config)
-    dataset = wing.load(**{name: config.data[name] for name in wing.data_fields})
+    fields = {name: config.data[name] for name in wing.data_fields}
+    # The config keeps the address, so that the run is the same on another machine.
+    if remote.is_remote(fields.get("path", "")):
+        fields["path"] = str(remote.local_copy(fields["path"], newest=()))
+    dataset = wing.load(**fields)
     config = config.copy_and_resolve_references()
     for name, found in dataset.model_fields.items():
         given = config.model[name]

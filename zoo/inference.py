@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from zoo import building, data, storage
+from zoo import building, data, remote, storage
 from zoo import config as configs
 from zoo.catalog import catalog
 from zoo.errors import UserError
@@ -37,13 +37,14 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
     config.
 
     Args:
-        workdir: the run's folder; nothing is written to it.
+        workdir: the run's folder, or its address on an object store, from which it is copied;
+            nothing is written to it.
         checkpoint: ``latest`` or ``best``.
 
     Raises:
         UserError: the folder does not hold a run, or has no such checkpoint.
     """
-    workdir = Path(workdir)
+    workdir = remote.local(workdir)
     config = building.read_config(workdir)
     vocabularies = _vocabularies(workdir)
     building.start_jax(config)
@@ -199,6 +200,8 @@ def export(
     Raises:
         UserError: there is no such checkpoint, or the folder cannot be written.
     """
+    if out is None and remote.is_remote(workdir):
+        raise UserError(f"the run is on an object store, {workdir}: give --out, a local folder")
     loaded = load(workdir, checkpoint=checkpoint)
     family = building.family_of(loaded.config)
     description = {

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from zoo import building, data, sizing, storage
+from zoo import building, data, remote, sizing, storage
 from zoo import config as configs
 from zoo.data.own import OwnSource, own_dataset
 from zoo.errors import NotWritten, Stopped, UserError, did_you_mean
@@ -38,7 +38,7 @@ from zoo.training.settings import CONFIG_FIELDS, Settings
 from zoo.training.state import TrainState
 from zoo.training.stopping import StopSignal
 from zoo.training.watching import Profile
-from zoo.workdir import SharedWorkdir, Workdir, WorkdirError, claim
+from zoo.workdir import Differences, SharedWorkdir, Workdir, WorkdirError, claim
 
 __all__ = ["Fitted", "fit", "run"]
 
@@ -121,15 +121,13 @@ def run(
     _check_same({**configs.flatten(config), "workdir": workdir and str(workdir)}, dataset)
     steps_per_epoch = building.lengths(config, dataset).steps_per_epoch
     folder = _claimed(
-        lambda: claim(
-            lambda saved: configs.differences(
-                configs.from_json(saved), config, extend=extend, steps_per_epoch=steps_per_epoch
-            ),
-            default=Path("runs") / name,
-            explicit=Path(workdir) if workdir else None,
-            restart=restart,
-            say=console.print,
-        )
+        lambda saved: configs.differences(
+            configs.from_json(saved), config, extend=extend, steps_per_epoch=steps_per_epoch
+        ),
+        default=Path("runs") / name,
+        explicit=workdir,
+        restart=restart,
+        console=console,
     )
     try:
         parts = building.build(config, dataset)
@@ -269,13 +267,11 @@ def fit(
     } | {"model": type(task.model).__name__, "examples": dict(dataset.sizes)}
     _check_same({**decides, "steps": steps, "workdir": str(workdir)}, dataset)
     folder = _claimed(
-        lambda: claim(
-            lambda saved: _other_fit(saved, decides, steps),
-            default=Path(workdir),
-            explicit=Path(workdir),
-            restart=restart,
-            say=console.print,
-        )
+        lambda saved: _other_fit(saved, decides, steps),
+        default=Path(),
+        explicit=workdir,
+        restart=restart,
+        console=console,
     )
     try:
         parts = building.assemble(
@@ -363,14 +359,50 @@ def _check_same(fields: Mapping[str, Any], dataset: data.Dataset) -> None:
     processes.check_same("the run", same | described)
 
 
-def _claimed(claim: Callable[[], Workdir]) -> _Folder:
+def _claimed(
+    differences: Differences,
+    *,
+    default: Path,
+    explicit: str | Path | None,
+    restart: bool,
+    console: Console,
+) -> _Folder:
     """Returns the folder that the first process claims, as each process may use it."""
+    if explicit and remote.is_remote(explicit):
+        return _spooled(differences, str(explicit), restart, console)
     folder: _Folder = processes.of_first(
         "the work directory",
-        claim,
+        lambda: claim(
+            differences,
+            default=default,
+            explicit=Path(explicit) if explicit else None,
+            restart=restart,
+            say=console.print,
+        ),
         tell=lambda claimed: str(claimed.path.absolute()),
         take=lambda path: SharedWorkdir(Path(path)),
     )
+    return folder
+
+
+def _spooled(differences: Differences, url: str, restart: bool, console: Console) -> Workdir:
+    """Returns the local folder of a run on an object store."""
+    if jax.process_count() > 1:
+        raise UserError(
+            f"--workdir={url}: {jax.process_count()} processes write parts of one checkpoint, so "
+            "they need a file system that all of them share, such as NFS or Filestore: give a "
+            "folder there"
+        )
+    spool = remote.Spool(url, console.print, restart=restart)
+    try:
+        folder = claim(
+            differences, default=spool.path, explicit=spool.path, restart=False, say=console.print
+        )
+    except BaseException:
+        spool.close()
+        raise
+    folder.spool = spool
+    console.print(f"{url} is copied from and to {spool.path}")
     return folder
 
 
@@ -473,7 +505,9 @@ def _train_and_report(
         "parameter_table": [list(row) for row in parameter_rows(state.params)],
         "environment": environment(parts.settings.precision, layout.mesh),
     }
-    checkpoints = Checkpoints(workdir, keep=parts.settings.keep, say=console.print)
+    checkpoints = Checkpoints(
+        workdir, keep=parts.settings.keep, say=console.print, saved=folder.saved
+    )
     try:
         shapes = building.train_shapes(parts)
         training = loop.begin_or_resume(state, parts.train_step, shapes, checkpoints, layout)

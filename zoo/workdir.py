@@ -16,6 +16,7 @@ from zoo import storage
 from zoo.errors import UserError
 from zoo.fields import ConfigError
 from zoo.files import make_folder, write_atomically
+from zoo.remote import IDENTITY, Spool
 from zoo.reports.records import is_gone
 
 Differences = Callable[[str], list[str]]
@@ -31,6 +32,8 @@ class WorkdirError(UserError):
 class Workdir:
     """A folder that only this process writes to, until ``close``.
 
+    The attribute ``spool`` is that of a run on an object store, whose local folder this is.
+
     The lock is the operating system's (flock). It ends with the process, even if the process is
     killed, so a lock file that was left behind locks nothing.
     """
@@ -43,6 +46,7 @@ class Workdir:
                 the file system cannot lock files.
         """
         self.path = path
+        self.spool: Spool | None = None
         self._file = _opened(path)
         try:
             _lock(self._file)
@@ -79,6 +83,11 @@ class Workdir:
         with storage.named(self.path / CONFIG):
             write_atomically(self.path / CONFIG, description)
 
+    def saved(self) -> None:
+        """Copies what is new to the object store, if the run is on one."""
+        if self.spool:
+            self.spool.push()
+
     def check_shared(self) -> None:
         """Does nothing, as this process writes the folder; see ``SharedWorkdir``."""
 
@@ -92,7 +101,18 @@ class Workdir:
             )
 
     def close(self) -> None:
-        """Releases the folder; an empty lock file says that the holder has ended regularly."""
+        """Releases the folder; an empty lock file says that the holder has ended regularly.
+
+        Raises:
+            NotWritten: the run is on an object store, which could not be written.
+        """
+        try:
+            if self.spool:
+                self.spool.close()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
         # A disk that has failed keeps the words in the file; the lock ends in any case.
         with contextlib.suppress(OSError):
             self._file.truncate(0)
@@ -109,6 +129,9 @@ class SharedWorkdir:
 
     def save_config(self, description: str) -> None:
         """Does nothing, as the first process saves it."""
+
+    def saved(self) -> None:
+        """Does nothing, as only one process can write to an object store."""
 
     def check_there(self) -> None:
         """Does nothing, as the first process holds the lock file."""
@@ -217,7 +240,7 @@ def _reasons(path: Path, differences: Differences) -> list[str]:
         if os.path.isfile(path):
             return ["it is a file"]
         raise _unusable(path, error) from error
-    if not names - {_LOCK, CONFIG + ".tmp"}:
+    if not names - {_LOCK, CONFIG + ".tmp", IDENTITY}:
         return []
     file = path / CONFIG
     if CONFIG not in names:

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from zoo.cli.run_arguments import add_run
 from zoo.errors import UserError, did_you_mean
@@ -27,13 +26,13 @@ def run(name: str, arguments: Sequence[str]) -> None:
     Raises:
         UserError: the verb is unknown, or the task of the run does not have it.
     """
-    from zoo import building, inference
+    from zoo import building, inference, remote
 
     given, _ = _workdir_alone().parse_known_args(arguments)
     if given.workdir is None:
         _without_run(name, helps=given.help)
         return
-    wing = building.wing_of(building.read_config(Path(given.workdir)))
+    wing = building.wing_of(building.read_config(remote.local(given.workdir)))
     if name not in wing.verbs:
         _refuse(name, wing.name, list(wing.verbs), given.workdir)
     verb = wing.verbs[name]

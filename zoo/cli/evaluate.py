@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from zoo import commands
 from zoo.cli.run_arguments import add_run
@@ -28,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Evaluates the run and prints its metrics."""
-    from zoo import building, inference
+    from zoo import building, inference, remote
 
-    config = commands.override(building.read_config(Path(options.workdir)), overrides)
+    config = commands.override(building.read_config(remote.local(options.workdir)), overrides)
     result = inference.evaluate(
         options.workdir, config, split=options.split, checkpoint=options.checkpoint
     )

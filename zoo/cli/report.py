@@ -28,10 +28,10 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError(f"--out={out} must end in .html")
     from rich.console import Console
 
-    from zoo import inference, workdir
+    from zoo import inference, remote, workdir
     from zoo.reports import comparison
 
-    folders = [Path(folder) for folder in options.workdirs]
+    folders = [remote.local(folder) for folder in options.workdirs]
     reports = comparison.read_reports(folders, workdir.is_running)
     runs = [
         inference.shown(name, folder, report)

@@ -101,6 +101,7 @@ class Checkpoints:
         keep: int = 2,
         read_only: bool = False,
         say: Callable[[str], None] | None = None,
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the folders, and makes those that are absent.
 
@@ -109,12 +110,13 @@ class Checkpoints:
             keep: the number of latest checkpoints to keep, at least 1.
             read_only: leave the folders as they are, since a run may be writing to them.
             say: tells the user of damaged checkpoints; None warns with a ``DamageWarning``.
+            saved: is called in a thread when a checkpoint is on the disk, as to copy it elsewhere.
         """
         self._workdir = workdir
         self._read_only = read_only
         self._say = say or _warn
-        self._latest = _Saves(workdir / "checkpoints", keep, read_only)
-        self._best = _Saves(workdir / "best", 1, read_only)
+        self._latest = _Saves(workdir / "checkpoints", keep, read_only, saved)
+        self._best = _Saves(workdir / "best", 1, read_only, saved)
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, which may be in the course of being saved, or None."""
@@ -264,10 +266,11 @@ class _Saves:
     In several processes all of them save, and the first one names and removes folders.
     """
 
-    def __init__(self, folder: Path, keep: int, read_only: bool) -> None:
+    def __init__(self, folder: Path, keep: int, read_only: bool, saved: Callable[[], None]) -> None:
         # orbax refuses relative paths.
         self.folder = folder.absolute()
         self._keep = keep
+        self._saved = saved
         self._first = jax.process_index() == 0
         self._meet = ocp.multihost.get_barrier_sync_fn()
         self._saving: tuple[int, Future[None]] | None = None
@@ -326,6 +329,7 @@ class _Saves:
                     removed = self.folder / f"{old}.tmp-removed"
                     files.rename(self.folder / str(old), removed)
                     shutil.rmtree(removed)
+            self._saved()
         self._meet(key=f"{self.folder}/{step} is saved", timeout_ms=_PATIENCE_MS)
 
     def newest_whole(self) -> tuple[int | None, dict[int, str]]:
