@@ -155,6 +155,14 @@ CONFIGS = (
         reaches="{sequence_error:.1%} of words wrong",
     ),
     Quality(
+        "translate",
+        metrics=("bleu",),
+        data="tatoeba_german_english",
+        most_seeds=1,
+        about="the same model, from German sentences to English ones",
+        reaches="BLEU {bleu:.1f}",
+    ),
+    Quality(
         "word_lm",
         metrics=("perplexity",),
         data="tatoeba_german",

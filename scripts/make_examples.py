@@ -21,6 +21,7 @@ from PIL import Image
 
 from zoo.data.pairs import read_cmudict
 from zoo.data.speech import SAMPLE_RATE, Recordings, Sound, read_spoken_digits
+from zoo.data.text import tatoeba_pairs
 
 # Weeks of the series: enough for windows of a year's forecast in each of the three splits.
 WEEKS = 624
@@ -75,8 +76,10 @@ def write_sounds(out: Path) -> None:
 def write_texts(out: Path) -> None:
     """Writes running text, sentences, messages and pairs."""
     (out / "play.txt").write_text(_text("tiny_shakespeare.txt.gz")[:CHARACTERS], encoding="utf-8")
-    sentences = _text("tatoeba_german.txt.gz").splitlines()[::100]
+    sentences = list(dict.fromkeys(german for german, _ in tatoeba_pairs()))[::100]
     (out / "sentences.txt").write_text("".join(f"{s}\n" for s in sentences), encoding="utf-8")
+    # Every 50th pair: short ones and long ones, with some sentences that have two translations.
+    _write_table(out / "translations.tsv", [("german", "english"), *tatoeba_pairs()[::50]], "\t")
     messages = [line.partition("\t") for line in _text("sms_spam.tsv.gz").splitlines()[::20]]
     _write_table(
         out / "messages.csv",

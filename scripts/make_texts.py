@@ -2,8 +2,8 @@
 
     python scripts/make_texts.py --source=../shared/data --out=zoo/data/embedded
 
-``tatoeba_german.txt.gz``: the German sentences of the Tatoeba pairs, each once, in their order.
-``sms_spam.tsv.gz`` and ``co2_weekly.csv.gz``: unchanged but for the compression.
+``tatoeba_english_german.tsv.gz``: the pairs, with the line ends of Unix. ``sms_spam.tsv.gz`` and
+``co2_weekly.csv.gz``: unchanged but for the compression.
 """
 
 import argparse
@@ -24,9 +24,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     options = parser.parse_args()
     text = options.source / "text"
-    pairs = gzip.decompress((text / "tatoeba_eng_deu.tsv.gz").read_bytes()).decode("utf-8")
-    german = dict.fromkeys(line.split("\t")[1] for line in pairs.splitlines())
-    write(options.out / "tatoeba_german.txt.gz", "".join(f"{s}\n" for s in german).encode())
+    pairs = gzip.decompress((text / "tatoeba_eng_deu.tsv.gz").read_bytes()).replace(b"\r\n", b"\n")
+    write(options.out / "tatoeba_english_german.tsv.gz", pairs)
     messages = gzip.decompress((text / "sms_spam.tsv.gz").read_bytes())
     write(options.out / "sms_spam.tsv.gz", messages)
     series = options.source / "series" / "co2_mauna_loa_weekly.csv"

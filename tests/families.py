@@ -30,6 +30,15 @@ TINY = {
         "--config.model.feedforward_features=8", "--config.data.test_fraction=0.002",
         "--config.data.validation_fraction=0.002", "--config.task.num_beams=2",
     ],
+    "translate": [
+        "--config.model.features=8", "--config.model.num_heads=2",
+        "--config.model.num_encoder_layers=1", "--config.model.num_decoder_layers=1",
+        "--config.model.feedforward_features=8", "--config.data.name=pairs",
+        "--config.data.path=examples/translations.tsv", "--config.data.source_column=german",
+        "--config.data.target_column=english", "--config.data.vocabulary_size=300",
+        "--config.data.max_source_length=30", "--config.data.max_target_length=30",
+        "--config.task.num_beams=2",
+    ],
     "word_lm": [
         "--config.model.features=8", "--config.model.embed_features=8",
         "--config.data.vocabulary_size=50",

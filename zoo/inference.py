@@ -74,15 +74,11 @@ def _vocabularies(workdir: Path) -> dict[str, data.Vocabulary]:
     if not os.path.lexists(file):
         raise UserError(f"the run in {workdir} is incomplete: there is no {file}")
     way_out = "Bring it back from a copy: the run cannot be used without it"
-    for name, entry in storage.read_object(file, way_out).items():
-        symbols = entry.get("symbols") if isinstance(entry, dict) else None
-        if not (
-            isinstance(symbols, list)
-            and all(isinstance(symbol, str) for symbol in symbols)
-            and isinstance(entry.get("kind"), str)
-        ):
-            raise storage.DamagedFile(f"{file} is damaged: {name!r} is no vocabulary. {way_out}")
-    return data.vocabularies_from_json(storage.read_text(file, way_out))
+    content = storage.read_object(file, way_out)
+    try:
+        return data.vocabularies_from_json(content)
+    except data.DataError as error:
+        raise storage.DamagedFile(f"{file} is damaged: {error}. {way_out}") from error
 
 
 def evaluate(

@@ -81,6 +81,7 @@ class Loop(Work):
             "vit": tuple(SETTINGS),
             "gpt": ("eager", "compile"),
             "transformer": ("eager", "compile"),
+            "translate": ("eager", "compile"),
         }
         return by_family.get(self.config, EAGER)
 
@@ -440,7 +441,7 @@ def _torch_transformer(config: Any) -> tuple[Any, Any]:
     model = sequences.Transformer(
         fields.source_vocab_size, fields.target_vocab_size, fields.features, fields.num_heads,
         fields.num_encoder_layers, fields.num_decoder_layers, fields.feedforward_features,
-        fields.dropout_rate,
+        fields.dropout_rate, tie_weights=fields.tie_weights,
     )  # fmt: skip
 
     def loss_fn(model: Any, batch: Any) -> Any:
@@ -464,6 +465,7 @@ TORCH: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "resnet": _torch_resnet,
     "speech": _torch_recognizer,
     "transformer": _torch_transformer,
+    "translate": _torch_transformer,
     "vit": _torch_vit,
     "word_lm": _torch_language_model,
 }

@@ -253,6 +253,7 @@ class Transformer(nn.Module):
         hidden: int,
         dropout_rate: float = 0.1,
         max_length: int = 64,
+        tie_weights: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -263,7 +264,9 @@ class Transformer(nn.Module):
             features, heads, encoder_layers, decoder_layers, hidden, dropout=dropout_rate,
             batch_first=True, **options,
         )  # fmt: skip
-        self.output = nn.Linear(features, target_vocab)
+        self.output = nn.Linear(features, target_vocab, bias=not tie_weights)
+        if tie_weights:
+            self.output.weight = self.target_embed.weight
         self.dropout = nn.Dropout(dropout_rate)
         # Section 3.5, written anew.
         position = torch.arange(max_length, dtype=torch.float64)[:, None]

@@ -1,4 +1,5 @@
 import itertools
+import json
 import unicodedata
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_what_cannot_be_read_is_named(tmp_path, fields, content, words):
 
 def test_vocabularies_survive_json_and_name_what_they_lack():
     vocabulary = Vocabulary(("<pad>", "ä", "\n"), "character")
-    saved = vocabularies_from_json(vocabularies_to_json({"characters": vocabulary}))
+    saved = vocabularies_from_json(json.loads(vocabularies_to_json({"characters": vocabulary})))
     assert saved == {"characters": vocabulary}
     assert vocabulary.decode(vocabulary.encode("ä\nä")) == ["ä", "\n", "ä"]
     with pytest.raises(DataError, match=r"3 characters: 'x', 'y'"):

@@ -25,6 +25,7 @@ from zoo.tasks import (
     sequence_to_sequence,
     text_classification,
     transcription,
+    translation,
 )
 from zoo.training.step import make_train_step
 
@@ -208,6 +209,7 @@ def test_commands_ask_runs_and_refuse_others(finished, tmp_path):
         "transformer": lambda: [
             " ".join(t) for t in sequence_to_sequence.predict(loaded, ["word", "it"])
         ],
+        "translate": lambda: translation.translate(loaded, ["Wo ist er?", "日本"]),
         "diffusion": lambda: diffusion.draw(loaded, "a red one in the top left", num=2, steps=2),
         "speech": lambda: transcription.transcribe(loaded, [sound, sound]),
         "classify_text": lambda: text_classification.predict(loaded, ["call now", ""]),
@@ -271,6 +273,10 @@ def test_reports_have_examples_of_texts_and_bands(finished):
     if family in ("lstm", "gpt", "word_lm"):
         assert set(report["examples"][0]) == {"given", "continued"}
         assert "<h2>Examples" in page
+    if family == "translate":
+        assert set(report["examples"][0]) == {"source", "translation", "reference"}
+        assert len(report["examples"]) == len(report["attention"]) == 20
+        assert "Attention: which source words" in page
     if family == "speech":
         assert set(report["examples"][0]) == {"said", "heard"}
     if family == "classify_text":

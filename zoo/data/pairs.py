@@ -19,7 +19,7 @@ from zoo.errors import did_you_mean
 
 NAMES = ("cmudict", "pairs")
 PAD, BEGIN, END = 0, 1, 2
-_SPECIAL = ("<pad>", "<begin>", "<end>")
+SPECIAL = ("<pad>", "<begin>", "<end>")
 
 # source -> its targets, each a sequence of symbols
 Pairs = Mapping[str, list[tuple[str, ...]]]
@@ -94,9 +94,9 @@ def load_pairs(
                 f"the {split} split of data.name={name!r} is empty: " + "; ".join((fix, *notes))
             )
     # Symbols of all splits. A symbol that only a test source has is no error; it is never learnt.
-    sources = Vocabulary((*_SPECIAL, *_symbols(short)), "character")
+    sources = Vocabulary((*SPECIAL, *_symbols(short)), "character")
     targets_ = Vocabulary(
-        (*_SPECIAL, *_symbols(t for targets in short.values() for t in targets)), "symbol"
+        (*SPECIAL, *_symbols(t for targets in short.values() for t in targets)), "symbol"
     )
     most = max(len(targets) for targets in short.values())
     opened = {

@@ -10,7 +10,7 @@ import regex
 from zoo.data.datasets import Dataset, token_array
 from zoo.data.reading import composed, read_text
 from zoo.data.sources import DataError, Example, split_of
-from zoo.data.text import embedded_text, load_text
+from zoo.data.text import load_text, tatoeba_pairs
 from zoo.data.vocabulary import Vocabulary
 
 NAMES = ("sentences", "tatoeba_german")
@@ -107,7 +107,7 @@ def load_sentences(name: str, *, path: str, context: int, vocabulary_size: int) 
                 f"data.path={path!r} has no meaning for data.name={name!r}: use "
                 "data.name='sentences' for your own sentences"
             )
-        lines = embedded_text("tatoeba_german.txt.gz").split("\n")
+        lines = list(dict.fromkeys(german for german, _ in tatoeba_pairs()))
     divided = divide(lines)
     for split, chosen in divided.items():
         if not chosen:

@@ -133,6 +133,13 @@ def embedded_text(name: str) -> str:
     return gzip.decompress(file.read_bytes()).decode("utf-8")
 
 
+def tatoeba_pairs() -> list[tuple[str, str]]:
+    """Returns the German sentences that come with the package, each with a translation."""
+    lines = embedded_text("tatoeba_english_german.tsv.gz").split("\n")
+    columns = [line.split("\t") for line in lines if line]
+    return [(german, english) for english, german in columns]
+
+
 def _read(name: str, path: str) -> str:
     if name == "text":
         if not path:

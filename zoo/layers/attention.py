@@ -22,6 +22,9 @@ Mask = Bool[Array, "#batch #heads #query #key"]
 Scores = Float[Array, "batch heads query key"]
 Means = Float[Array, "batch heads query head_features"]
 
+# The collection in which the attention layers keep their weights, where it is asked for:
+# ``module.apply(..., mutable=[WEIGHTS])``.
+WEIGHTS = "attention_weights"
 # Queries that share one product with their keys. In causal attention a block sees the keys up to
 # its own end: for long sequences half of the work, and scores that stay in a core's cache.
 _BLOCK = 128
@@ -160,6 +163,22 @@ def dot_product_attention(
         block, added = query[:, begin:end], None if bias is None else bias[:, :, begin:end, :end]
         blocks.append(_attend(block, key[:, :end], value[:, :end], sees, added, dropout))
     return jnp.concatenate(blocks, axis=1)
+
+
+def attention_weights(
+    query: Heads, key: Heads, *, mask: Mask | None = None, causal: bool = False
+) -> Float[Array, "batch heads query key"]:
+    """Returns the weights with which ``dot_product_attention`` takes the means, to look at.
+
+    Where a query sees no key its weights are zero.
+    """
+    scores = jnp.einsum("bqhf,bkhf->bhqk", query, _for_each_head(key, query.shape[2]))
+    sees = jnp.ones((query.shape[1], key.shape[1]), bool)
+    sees = (jnp.tril(sees) if causal else sees)[None, None]
+    if mask is not None:
+        sees = sees & mask
+    weights = jax.nn.softmax(jnp.where(sees, scores / math.sqrt(query.shape[-1]), -jnp.inf))
+    return jnp.where(sees, weights, 0)
 
 
 def _for_each_head(x: Heads, heads: int) -> Heads:
@@ -348,6 +367,8 @@ class MultiHeadAttention(nn.Module):
                 # In the type they were computed in: the cache's must not decide the result's.
                 key, value = cache.key.astype(key.dtype), cache.value.astype(value.dtype)
                 mask, causal = sees if mask is None else mask & sees, False
+        if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
+            self.sow(WEIGHTS, "weights", attention_weights(query, key, mask=mask, causal=causal))
         dropout = None
         if train and self.dropout_rate:
             dropout = nn.Dropout(self.dropout_rate, deterministic=False)

@@ -8,6 +8,7 @@ from zoo.tasks import (
     sequence_to_sequence,
     text_classification,
     transcription,
+    translation,
 )
 from zoo.tasks.classification import Classification
 from zoo.tasks.diffusion import Diffusion
@@ -17,6 +18,7 @@ from zoo.tasks.own import OwnTask, make_task
 from zoo.tasks.sequence_to_sequence import SequenceToSequence
 from zoo.tasks.task import SumsTask, Task, TaskDefaults
 from zoo.tasks.transcription import Transcription
+from zoo.tasks.translation import Translation
 from zoo.tasks.wing import Answer, Verb, Wing
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Task",
     "TaskDefaults",
     "Transcription",
+    "Translation",
     "Verb",
     "Wing",
     "make_task",
@@ -45,4 +48,5 @@ WINGS: tuple[Wing, ...] = (
     sequence_to_sequence.WING,
     text_classification.WING,
     transcription.WING,
+    translation.WING,
 )

@@ -14,10 +14,11 @@ from zoo.tasks.sequence_to_sequence.asking import VERBS, encode, predict
 from zoo.tasks.sequence_to_sequence.task import SequenceToSequence
 from zoo.tasks.wing import Wing
 
-__all__ = ["WING", "SequenceToSequence", "predict"]
+__all__ = ["WING", "SequenceToSequence", "check_lengths", "predict"]
 
 
-def _check(config: ConfigDict, family: Family) -> None:
+def check_lengths(config: ConfigDict, family: Family) -> None:
+    """Raises ConfigError if a model of learned positions has too few for the data."""
     model, data = config.model, config.data
     # The target is read with the symbol of its begin before it.
     longest = max(data.max_source_length, data.max_target_length + 1)
@@ -68,5 +69,5 @@ WING = Wing(
     make=_make,
     encode=encode,
     verbs=VERBS,
-    check=_check,
+    check=check_lengths,
 )
