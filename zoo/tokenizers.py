@@ -12,17 +12,6 @@ from typing import Any
 from zoo.errors import UserError
 from zoo.weights.files import read_json
 
-# What a published folder may have for its tokenizer. Export copies what is there.
-FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # The special tokens of models whose files may not name them, as transformers has them.
 _USUAL = {
