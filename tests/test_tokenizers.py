@@ -9,7 +9,13 @@ from zoo.errors import UserError
 from zoo.tokenizers import characters, read_tokenizer
 
 TEXT = ["The ships sail; the crew's song is old.", "Naïve cafés: 10 ships!", "sail, sail & rest"]
-ASKED = [*TEXT, "", "  two  spaces\n", "Ünseen 漢字 <|end|> rest", "it's a [MASK] <mask>, isn't it?"]
+ASKED = [
+    *TEXT,
+    "",
+    "  two  spaces\n",
+    "Ünseen 漢字 <|end|> rest",
+    "it's a [MASK] <mask>, isn't it?",
+]
 CHAT = """{%- for message in messages %}
 {%- if message.role not in ("user", "assistant") %}{{ raise_exception("roles") }}{% endif %}
 <|{{ message.role }}|>{{ message.content | tojson }}{{ eos_token }}

@@ -40,7 +40,6 @@ from zoo.weights.tables import (
 )
 from zoo.weights.types import described
 
-
 # The types that parameters may be loaded in.
 TYPES = ("float32", "bfloat16", "float16")
 _GENERATION = "generation_config.json"
@@ -324,17 +323,17 @@ def tables_of(
     return {library: make(module, params) for library, make in family.weights.items()}
 
 
-def _like(
-    module: nn.Module, inputs: Mapping[str, Any], dtype: str = "float32"
-) -> dict[str, Any]:
+def _like(module: nn.Module, inputs: Mapping[str, Any], dtype: str = "float32") -> dict[str, Any]:
     """Returns the shapes of a module's variables, with the type in which they are loaded."""
     shapes: dict[str, Any] = jax.eval_shape(lambda: module.init(jax.random.key(0), **inputs))
     if dtype == "float32":
         return shapes
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-        else leaf,
+        lambda leaf: (
+            jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else leaf
+        ),
         shapes,
     )
 
@@ -413,14 +412,16 @@ def _attributes(beside: Mapping[str, Any], family: Family, name: str, file: Path
     """Returns the attributes that ``config.json`` gives, with their values checked."""
     # A file from `zoo export` uses the module's own names of the attributes.
     if isinstance(beside.get("model"), dict):
-        theirs = beside["model"].get("name", name)
-        if theirs not in list(family.sizes):  # it may be of any type
+        other = beside["model"].get("name", name)
+        if other not in list(family.sizes):  # it may be of any type
             raise UserError(
-                f"the weights in {file.parent} are of the model {theirs!r}, not of {name!r}"
+                f"the weights in {file.parent} are of the model {other!r}, not of {name!r}"
             )
         given = {key: fields.as_tuples(x) for key, x in beside["model"].items() if key != "name"}
     else:
-        given = family.attributes_of(beside) if family.attributes_of and beside else {}
+        # `names` is `save_pretrained`'s; the rest is the library's.
+        theirs = {key: value for key, value in beside.items() if key != "names"}
+        given = family.attributes_of(theirs) if family.attributes_of and theirs else {}
     known = family.fields(name)
     for attribute, value in given.items():
         if attribute in known and not _is_allowed(value, known[attribute]):

@@ -1,0 +1,200 @@
+"""Load, fine-tune, export: transformers opens the folder and computes the same."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peers
+import pytest
+
+import zoo
+from zoo import commands, inference
+
+NEW = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Trip:
+    """A model of transformers with tiny random weights, and how both libraries call it.
+
+    Attributes:
+        make: makes the model of transformers, from the library.
+        inputs: the inputs by the name that transformers has for them.
+        ours: calls our module's ``apply`` with the inputs, and returns outputs.
+        theirs: returns the same outputs of what transformers returns.
+        writes: whether it writes texts, of which ``NEW`` tokens are compared.
+    """
+
+    make: Callable[[Any], Any]
+    inputs: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"input_ids": np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])}
+    )
+    ours: Callable[..., Any] = lambda apply, input_ids: apply(input_ids)[0]
+    theirs: Callable[[Any], Any] = lambda made: made.logits
+    writes: bool = True
+
+
+# A family that arrives adds its line here.
+TRIPS = {
+    "gpt": Trip(
+        lambda t: t.GPT2LMHeadModel(
+            t.GPT2Config(
+                vocab_size=31, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=1,
+                eos_token_id=2, initializer_range=0.3,
+            )
+        )
+    ),
+}  # fmt: skip
+
+
+def tokenizer_of(folder, size):
+    """Writes a tokenizer of words, ``w0`` and so on, as its model has numbers."""
+    tokenizers = peers.peer("tokenizers")
+    words = {f"w{number}": number for number in range(size)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w2", "unk_token": "w0"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def fine_tuned(loaded, trip):
+    """The variables after a step that changes every parameter, none of them much."""
+
+    def loss(params):
+        outputs = trip.ours(
+            lambda *a, **b: loaded.module.apply({**loaded.variables, "params": params}, *a, **b),
+            **trip.inputs,
+        )
+        return jnp.square(outputs - 1).mean()
+
+    params = loaded.variables["params"]
+    gradient = jax.jit(jax.grad(loss))(params)
+    changed = jax.tree.map(lambda p, g: p - 0.02 * g / (1e-3 + jnp.abs(g).max()), params, gradient)
+    return {**loaded.variables, "params": changed}
+
+
+def likeliest(module, variables, prompt):
+    """The likeliest tokens after a prompt, each by a whole forward pass."""
+    apply = jax.jit(lambda tokens: module.apply(variables, tokens)[0])
+    tokens = np.zeros((1, len(prompt) + NEW), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    for place in range(len(prompt), len(prompt) + NEW):
+        tokens[0, place] = int(apply(tokens)[0, place - 1].argmax())
+    return tokens[0].tolist()
+
+
+def opened(folder):
+    """transformers' model of a folder; nothing may be missing or left over."""
+    transformers = peers.transformers()
+    described = json.loads((folder / "config.json").read_text())
+    kind = getattr(transformers, described["architectures"][0])
+    theirs, told = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(told.values()), told
+    return theirs.eval()
+
+
+def check_same(theirs, trip, module, variables):
+    torch = peers.torch()
+    with torch.no_grad():
+        tensors = {name: torch.from_numpy(x) for name, x in trip.inputs.items()}
+        expected = trip.theirs(theirs(**tensors)).numpy()
+    found = trip.ours(lambda *a, **b: module.apply(variables, *a, **b), **trip.inputs)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    if trip.writes:
+        prompt = trip.inputs["input_ids"][0].tolist()
+        given = torch.tensor([prompt])
+        made = theirs.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=NEW, min_new_tokens=NEW,
+            do_sample=False, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+        assert likeliest(module, variables, prompt) == made[0].tolist()
+
+
+@pytest.mark.parametrize("name", TRIPS)
+def test_a_fine_tuned_model_opens_in_transformers(name, tmp_path):
+    torch, trip = peers.torch(), TRIPS[name]
+    torch.manual_seed(0)
+    model = trip.make(peers.transformers()).eval()
+    model.save_pretrained(tmp_path / "from")
+    tokenizer_of(tmp_path / "from", model.config.vocab_size)
+    loaded = zoo.from_pretrained(tmp_path / "from")
+    assert loaded.name == name
+    check_same(model, trip, loaded.module, loaded.variables)
+    variables = fine_tuned(loaded, trip)
+    loaded.save(tmp_path / "to", variables)
+    check_same(opened(tmp_path / "to"), trip, loaded.module, variables)
+    # What does not depend on the weights is as it was.
+    tokenizer = peers.transformers().AutoTokenizer.from_pretrained(tmp_path / "to")
+    assert tokenizer.encode("w3 w1 w4") == loaded.tokenizer.encode("w3 w1 w4") == [3, 1, 4]
+    before, after = (
+        json.loads((tmp_path / folder / "config.json").read_text()) for folder in ("from", "to")
+    )
+    for key in ("bos_token_id", "eos_token_id", "architectures", "model_type"):
+        assert after.get(key) == before.get(key)
+    if (tmp_path / "from" / "generation_config.json").exists():
+        generation = [(tmp_path / f / "generation_config.json").read_text() for f in ("from", "to")]
+        assert generation[0] == generation[1]
+    # And it comes back bit for bit.
+    again = zoo.from_pretrained(tmp_path / "to")
+    assert again.module == loaded.module
+    for a, b in zip(jax.tree.leaves(again.variables), jax.tree.leaves(variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder of a GPT-2 with as many tokens as tiny_shakespeare has characters."""
+    torch, transformers = peers.torch(), peers.transformers()
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=65, n_positions=64, n_embd=8, n_layer=2, n_head=2, bos_token_id=1,
+        eos_token_id=1, initializer_range=0.3,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def run(published, workdir, *overrides, steps=2):
+    """Fine-tunes the folder's model on characters."""
+    config = commands.load_config("configs/gpt.py")
+    zoo.run(
+        commands.override(
+            config,
+            [
+                f"--config.init_from={published}", "--config.model.use_bias=True",
+                "--config.model.features=8", "--config.model.num_layers=2",
+                "--config.model.num_heads=2", "--config.model.context=64",
+                "--config.data.eval_context=64", "--config.train.eval_batch_size=512",
+                "--config.data.context=16", "--config.train.batch_size=4",
+                f"--config.train.steps={steps}", "--config.train.ema_decay=0.0",
+                "--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=0",
+                "--config.mesh.data=1", "--config.checkpoint.every=1", *overrides,
+            ],
+        ),
+        workdir,
+    )  # fmt: skip
+
+
+def test_a_run_that_began_with_published_weights_opens_in_transformers(published, tmp_path):
+    run(published, tmp_path / "run")
+    loaded = zoo.load(tmp_path / "run")
+    before = zoo.from_pretrained(published)
+    assert not np.array_equal(
+        loaded.params["tokens"]["embedding"], before.variables["params"]["tokens"]["embedding"]
+    )
+    folder = inference.export(tmp_path / "run").parent
+    check_same(opened(folder), TRIPS["gpt"], loaded.module, loaded.variables)
+    theirs = peers.transformers().AutoTokenizer.from_pretrained(folder)
+    text = "First Citizen:\nBefore we proceed, \n"
+    numbers = loaded.preprocess(text).tolist()
+    assert theirs.encode(text) == numbers == zoo.from_pretrained(folder).tokenizer.encode(text)
+    assert theirs.decode(numbers) == text
+    assert json.loads((folder / "generation_config.json").read_text()) == {
+        "bos_token_id": None, "eos_token_id": None
+    }  # fmt: skip
