@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import peers
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import zoo
 from zoo import commands, inference
+from zoo.errors import UserError
+from zoo.training.checkpoints import Checkpoints
+from zoo.training.layout import Layout, make_mesh
 
 NEW = 50
 
@@ -109,7 +114,7 @@ def check_same(theirs, trip, module, variables):
         prompt = trip.inputs["input_ids"][0].tolist()
         given = torch.tensor([prompt])
         made = theirs.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=NEW, min_new_tokens=NEW,
+            input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=NEW, min_new_tokens=NEW,
             do_sample=False, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
         assert likeliest(module, variables, prompt) == made[0].tolist()
@@ -198,3 +203,89 @@ def test_a_run_that_began_with_published_weights_opens_in_transformers(published
     assert json.loads((folder / "generation_config.json").read_text()) == {
         "bos_token_id": None, "eos_token_id": None
     }  # fmt: skip
+
+
+LORA = [
+    "--config.lora.rank=2", "--config.lora.alpha=8.0", "--config.lora.dropout=0.1",
+    "--config.optimizer.learning_rate=0.05",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapted(published, tmp_path_factory):
+    """A run of two steps that trains low ranks, and the copy of the weights it began with."""
+    folder = tmp_path_factory.mktemp("adapted")
+    shutil.copytree(published, folder / "base")
+    run(folder / "base", folder / "run", *LORA)
+    return folder
+
+
+def state_of(workdir):
+    return Checkpoints(workdir, read_only=True).read_state("latest", Layout(make_mesh(1)))[0]
+
+
+def test_only_low_ranks_are_trained_and_saved(adapted):
+    state = state_of(adapted / "run")
+    kernels = [f"block_{layer}/attention/{name}/kernel" for layer in "01" for name in
+               ("query", "value")]  # fmt: skip
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state["params"])
+    }
+    assert shapes == {
+        f"{kernel}/{name}": shape for kernel in kernels for name, shape in
+        (("a", (8, 2)), ("b", (2, 8)))
+    }  # fmt: skip
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(state["params"]))
+    # Of each frozen array there are two numbers.
+    assert {leaf.shape for leaf in jax.tree.leaves(state["model_state"])} == {(2,)}
+    report = json.loads((adapted / "run" / "report.json").read_text())
+    assert report["parameters"] == 4 * 2 * (8 + 8)
+
+
+def test_low_ranks_go_on_bit_for_bit_with_unchanged_weights_alone(adapted, tmp_path):
+    base = adapted / "base"
+    run(base, tmp_path / "run", *LORA, steps=1)
+    run(base, tmp_path / "run", *LORA, steps=2)
+    found, expected = state_of(tmp_path / "run"), state_of(adapted / "run")
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    arrays = load_file(base / "model.safetensors")
+    arrays["transformer.h.1.mlp.c_fc.bias"][3] += 1e-3
+    kept = (base / "model.safetensors").read_bytes()
+    save_file(arrays, str(base / "model.safetensors"))
+    try:
+        with pytest.raises(UserError, match="trained with: block_1/up/bias changed"):
+            run(base, tmp_path / "run", *LORA, steps=3)
+        with pytest.raises(UserError, match="trained with: block_1/up/bias changed"):
+            zoo.load(tmp_path / "run")
+    finally:
+        (base / "model.safetensors").write_bytes(kept)
+
+
+def test_low_ranks_open_in_transformers_and_in_peft(adapted):
+    peft, transformers = peers.peer("peft"), peers.transformers()
+    loaded = zoo.load(adapted / "run")
+    before = zoo.from_pretrained(adapted / "base")
+    for name, changes in (("query", True), ("key", False), ("value", True)):
+        ours, theirs = (
+            np.asarray(params["block_1"]["attention"][name]["kernel"])
+            for params in (loaded.params, before.variables["params"])
+        )
+        assert changes == (not np.array_equal(ours, theirs))
+    folder = inference.export(adapted / "run").parent
+    check_same(opened(folder), TRIPS["gpt"], loaded.module, loaded.variables)
+    file = inference.export(adapted / "run", adapter=True)
+    assert file == adapted / "run" / "adapter" / "adapter_model.safetensors"
+    base = transformers.AutoModelForCausalLM.from_pretrained(adapted / "base")
+    theirs = peft.PeftModel.from_pretrained(base, file.parent).eval()
+    check_same(theirs, TRIPS["gpt"], loaded.module, loaded.variables)
+
+
+def test_what_has_no_low_ranks_is_refused(published, tmp_path):
+    with pytest.raises(UserError, match="matches no parameter.*block_.*/attention/query/kernel"):
+        run(published, tmp_path / "run", "--config.lora.rank=2", "--config.lora.targets=qeury")
+    with pytest.raises(UserError, match="needs init_from"):
+        run("", tmp_path / "run", "--config.lora.rank=2")
+    with pytest.raises(UserError, match="freeze='up' has no meaning with lora.rank=2"):
+        run(published, tmp_path / "run", "--config.lora.rank=2", "--config.freeze=up")

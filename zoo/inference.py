@@ -210,8 +210,9 @@ def export(
 ) -> Path:
     """Writes a run's weights as safetensors, with the reference's names, and ``config.json``.
 
-    A language model of characters has its ``tokenizer.json`` too. ``zoo.from_pretrained`` reads the folder again, and so does the reference's library where it has
-    the model: see ``zoo.pretrained.save_pretrained``.
+    A language model of characters has its ``tokenizer.json`` too. ``zoo.from_pretrained`` reads
+    the folder again, and so does the reference's library where it has the model: see
+    ``zoo.pretrained.save_pretrained``.
 
     Args:
         workdir: the run's folder; nothing is written to it.

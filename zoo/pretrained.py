@@ -79,7 +79,7 @@ class Pretrained:
         return read_tokenizer(self.folder)
 
     def save(self, folder: str | Path, variables: Mapping[str, Any] | None = None) -> Path:
-        """Writes the model for the library whose names it has, with tokenizer and generation config.
+        """Writes the model with its tokenizer for the library whose names it has.
 
         ``from_pretrained`` reads the folder again, and so does that library: see
         ``save_pretrained``.

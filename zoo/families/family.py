@@ -137,48 +137,18 @@ IMAGES = {"num_classes": FROM_DATA, "channels": fields.at_least(1)}
 # Keys of transformers' config.json that change no number that a model computes: names, versions,
 # what is returned besides, how weights begin, and the tokens that decoding needs.
 WITHOUT_MEANING = frozenset(
-    [
-        "_attn_implementation",
-        "_commit_hash",
-        "_name_or_path",
-        "architectures",
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "bos_token_id",
-        "decoder_start_token_id",
-        "dtype",
-        "eos_token_id",
-        "finetuning_task",
-        "forced_bos_token_id",
-        "forced_decoder_ids",
-        "forced_eos_token_id",
-        "gradient_checkpointing",
-        "id2label",
-        "initializer_range",
-        "is_decoder",
-        "is_encoder_decoder",
-        "label2id",
-        "max_length",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "prefix",
-        "problem_type",
-        "return_dict",
-        "sep_token_id",
-        "suppress_tokens",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "use_cache",
-        "use_return_dict",
-    ]
-)
+    {
+        "_attn_implementation", "_commit_hash", "_name_or_path", "architectures",
+        "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id",
+        "dtype", "eos_token_id", "finetuning_task", "forced_bos_token_id", "forced_decoder_ids",
+        "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range",
+        "is_decoder", "is_encoder_decoder", "label2id", "max_length", "model_type",
+        "name_or_path", "num_labels", "output_attentions", "output_hidden_states",
+        "pad_token_id", "prefix", "problem_type", "return_dict", "sep_token_id",
+        "suppress_tokens", "task_specific_params", "tokenizer_class", "torch_dtype",
+        "torchscript", "transformers_version", "use_cache", "use_return_dict",
+    }
+)  # fmt: skip
 
 
 def read_config(

@@ -1,9 +1,9 @@
 """LoRA: low-rank additions to frozen kernels (Hu et al. 2021), as functions of parameter trees.
 
 A kernel ``W`` of a linear layer becomes ``W + alpha / rank * A B`` (section 4.1), where ``A`` has
-the shape [in, rank] and ``B`` [rank, out]. Only ``A`` and ``B`` are trained. They stand in a tree of
-their own, at the kernel's path: ``block_0/attention/query/kernel/a`` and ``.../b``. A kernel that
-stacks those of several layers, [layer, in, out], has an ``A`` and a ``B`` for each.
+the shape [in, rank] and ``B`` [rank, out]. Only ``A`` and ``B`` are trained. They stand in a tree
+of their own, at the kernel's path: ``block_0/attention/query/kernel/a`` and ``.../b``. A kernel
+that stacks those of several layers, [layer, in, out], has an ``A`` and a ``B`` for each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, PRNGKeyArray, UInt32
 
 from zoo import fields
 from zoo.errors import UserError
@@ -189,7 +189,7 @@ def _digest(leaf: Array) -> UInt32[Array, " 2"]:
     return jnp.stack(sums)
 
 
-def _is_kernel(path: str, leaf: Float[Array, ...]) -> bool:
+def _is_kernel(path: str, leaf: Any) -> bool:
     return path.rpartition("/")[2] == "kernel" and len(leaf.shape) in (2, 3)
 
 

@@ -17,8 +17,8 @@ def peft_adapter(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Returns the content of ``adapter_model.safetensors`` and of ``adapter_config.json``.
 
-    Where the reference has several of our kernels in one, such as query, key and value, the ranks of
-    those that have some stand side by side in one addition of the sum of their ranks.
+    Where the reference has several of our kernels in one, such as query, key and value, the ranks
+    of those that have some stand side by side in one addition of the sum of their ranks.
 
     Args:
         additions: what ``zoo.training.lora.init`` made, after any training.
@@ -44,8 +44,8 @@ def peft_adapter(
         for entry in of_module:
             if entry.transform not in (AS_IT_IS, LINEAR_TRANSPOSED):
                 raise UserError(
-                    f"{entry.ours} has another order of values in transformers, in which a low rank "
-                    "is none: export without --lora"
+                    f"{entry.ours} has another order of values in transformers, where its addition "
+                    "may have no low rank: export without --lora"
                 )
             inputs_first = entry.transform is AS_IT_IS
             a, b = (flat[f"{entry.ours}/{name}"] for name in "ab")
