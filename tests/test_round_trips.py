@@ -114,8 +114,8 @@ def check_same(theirs, trip, module, variables):
         prompt = trip.inputs["input_ids"][0].tolist()
         given = torch.tensor([prompt])
         made = theirs.generate(
-            input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=NEW, min_new_tokens=NEW,
-            do_sample=False, eos_token_id=None, pad_token_id=0,
+            input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=NEW,
+            min_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
         assert likeliest(module, variables, prompt) == made[0].tolist()
 
@@ -151,14 +151,18 @@ def test_a_fine_tuned_model_opens_in_transformers(name, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+# A short one: a run evaluates all of it.
+TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n" * 20
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A folder of a GPT-2 with as many tokens as tiny_shakespeare has characters."""
+    """A folder of a GPT-2 with as many tokens as ``TEXT`` has characters."""
     torch, transformers = peers.torch(), peers.transformers()
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=65, n_positions=64, n_embd=8, n_layer=2, n_head=2, bos_token_id=1,
+        vocab_size=len(set(TEXT)), n_positions=64, n_embd=8, n_layer=2, n_head=2, bos_token_id=1,
         eos_token_id=1, initializer_range=0.3,
     )  # fmt: skip
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
@@ -166,8 +170,11 @@ def published(tmp_path_factory):
 
 
 def run(published, workdir, *overrides, steps=2):
-    """Fine-tunes the folder's model on characters."""
+    """Fine-tunes the folder's model on the characters of ``TEXT``."""
+    text = workdir.parent / "text.txt"
+    text.write_text(TEXT)
     config = commands.load_config("configs/gpt.py")
+    config.data.name, config.data.path = "text", str(text)
     zoo.run(
         commands.override(
             config,
@@ -175,7 +182,7 @@ def run(published, workdir, *overrides, steps=2):
                 f"--config.init_from={published}", "--config.model.use_bias=True",
                 "--config.model.features=8", "--config.model.num_layers=2",
                 "--config.model.num_heads=2", "--config.model.context=64",
-                "--config.data.eval_context=64", "--config.train.eval_batch_size=512",
+                "--config.data.eval_context=64", "--config.train.eval_batch_size=4",
                 "--config.data.context=16", "--config.train.batch_size=4",
                 f"--config.train.steps={steps}", "--config.train.ema_decay=0.0",
                 "--config.optimizer.schedule=constant", "--config.optimizer.warmup_steps=0",
