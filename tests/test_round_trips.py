@@ -289,9 +289,11 @@ def test_low_ranks_open_in_transformers_and_in_peft(adapted):
     check_same(theirs, TRIPS["gpt"], loaded.module, loaded.variables)
 
 
-def test_what_has_no_low_ranks_is_refused(published, tmp_path):
+def test_what_has_no_low_ranks_is_refused(published, adapted, tmp_path):
     with pytest.raises(UserError, match="matches no parameter.*block_.*/attention/query/kernel"):
         run(published, tmp_path / "run", "--config.lora.rank=2", "--config.lora.targets=qeury")
+    with pytest.raises(UserError, match="is a run with lora.rank.*`zoo export --workdir"):
+        run(adapted / "run", tmp_path / "run")
     with pytest.raises(UserError, match="needs init_from"):
         run("", tmp_path / "run", "--config.lora.rank=2")
     with pytest.raises(UserError, match="freeze='up' has no meaning with lora.rank=2"):

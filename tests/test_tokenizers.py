@@ -164,7 +164,7 @@ def test_characters_of_a_run_are_a_tokenizer_that_transformers_opens(tmp_path):
     expected = [2, 3, 1, 0, 1, 1, 4, 5, 4]
     assert ours.encode(text) == theirs.encode(text) == expected
     assert ours.decode(expected) == theirs.decode(expected) == "ab \n  é漢é"
-    with pytest.raises(Exception, match="WordLevel"):
+    with pytest.raises(UserError, match="cannot encode 'x'"):
         ours.encode("x")
 
 

@@ -51,8 +51,15 @@ class Tokenizer:
             text: the text.
             add_special_tokens: whether to add the tokens that the model expects around a text, such
                 as ``[CLS]`` and ``[SEP]``.
+
+        Raises:
+            UserError: the text has symbols that the tokenizer does not know, and it has no token
+                for the unknown.
         """
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        try:
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # the library raises no class of its own
+            raise UserError(f"the tokenizer cannot encode {text[:40]!r}: {error}") from error
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Returns the text of numbers.
@@ -217,7 +224,7 @@ def _whole(file: Path) -> Any:
 
     try:
         return Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises no class of its own
+    except Exception as error:  # as in encode
         raise UserError(f"{file} is not the file of a tokenizer: {error}") from error
 
 
@@ -233,7 +240,7 @@ def _bytes_in_pairs(
         backend = Tokenizer(
             models.BPE(vocabulary, pairs, continuing_subword_prefix="", end_of_word_suffix="")
         )
-    except Exception as error:  # as in _whole
+    except Exception as error:  # as in encode
         raise UserError(f"{folder}: vocab.json and merges.txt cannot be read: {error}") from error
     space = bool(config.get("add_prefix_space", False))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
