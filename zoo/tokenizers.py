@@ -156,7 +156,9 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
         config.get("tokenizer_class") or _object(folder / "config.json").get("model_type") or ""
     )
     kind = made_for.lower().removesuffix("fast").removesuffix("tokenizer")
-    usual = {role: {"content": token} for role, token in _USUAL.get(kind, {}).items()}
+    usual: dict[str, dict[str, Any]] = {
+        role: {"content": token} for role, token in _USUAL.get(kind, {}).items()
+    }
     if kind == "roberta":
         usual["mask"]["lstrip"] = True
     special = usual | described
@@ -236,7 +238,9 @@ def _bytes_in_pairs(
     vocabulary, merges = read_json(folder / "vocab.json"), folder / "merges.txt"
     try:
         lines = merges.read_text(encoding="utf-8").splitlines()
-        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#v")]
+        pairs: Any = [
+            tuple(line.split(" ")) for line in lines if line and not line.startswith("#v")
+        ]
         backend = Tokenizer(
             models.BPE(vocabulary, pairs, continuing_subword_prefix="", end_of_word_suffix="")
         )
@@ -247,7 +251,8 @@ def _bytes_in_pairs(
     backend.decoder = decoders.ByteLevel()
     _add(backend, config, special)
     if kind == "roberta":
-        sep, cls = ((t, backend.token_to_id(t)) for t in _texts(special, "sep", "cls"))
+        # The tokens were added above, so they have numbers.
+        sep, cls = ((t, backend.token_to_id(t) or 0) for t in _texts(special, "sep", "cls"))
         backend.post_processor = processors.RobertaProcessing(
             sep, cls, bool(config.get("trim_offsets", True)), space
         )

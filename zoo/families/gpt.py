@@ -132,7 +132,7 @@ def _attributes(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"config.json: model_type={kind!r}, the zoo's GPT reads 'gpt2'")
     width = config.get("n_embd", GPT.features)
     inner = (None, 4 * width) if isinstance(width, int) else (None,)
-    fixed = {key: (value,) for key, value in _FIXED.items()}
+    fixed: dict[str, tuple[Any, ...]] = {key: (value,) for key, value in _FIXED.items()}
     fixed |= {"n_inner": inner, "add_cross_attention": (False,), "pruned_heads": ({},)}
     return family.read_config(config, sizes=_SIZES, fixed=fixed, ignored=_IGNORED)
 

@@ -180,7 +180,7 @@ def begin_or_resume(
     restored = checkpoints.restore(like)
     if restored is not None:
         arrays, progress = restored
-        if base is not None:
+        if digest is not None:
             lora.check_base(arrays["state"].model_state[lora.BASE], digest)
             arrays["state"] = _with_base(arrays["state"], base)
         # Only good states are saved, even by a run that stopped at a bad step; it may try again.
