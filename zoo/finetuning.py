@@ -103,7 +103,7 @@ def _of_run(folder: Path, wanted: Flat) -> tuple[Flat, str]:
     if lora.BASE in state["model_state"]:
         raise UserError(
             f"init_from={folder} is a run with lora.rank, whose checkpoints hold low ranks alone: "
-            f"write whole weights with `zoo export --workdir {folder}`, and give {folder / 'export'}"
+            f"write whole weights with `zoo export --workdir {folder}`, and give that folder"
         )
     params = state["ema_params"] or state["params"]
     there = _flatten({"params": params} | dict(state["model_state"]))

@@ -237,10 +237,9 @@ def _bytes_in_pairs(
 
     vocabulary, merges = read_json(folder / "vocab.json"), folder / "merges.txt"
     try:
-        lines = merges.read_text(encoding="utf-8").splitlines()
-        pairs: Any = [
-            tuple(line.split(" ")) for line in lines if line and not line.startswith("#v")
-        ]
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        begin = 1 if lines[0].startswith("#version") else 0
+        pairs: Any = [tuple(line.split(" ")) for line in lines[begin:] if line]
         backend = Tokenizer(
             models.BPE(vocabulary, pairs, continuing_subword_prefix="", end_of_word_suffix="")
         )
