@@ -112,7 +112,7 @@ def test_the_sizes_beside_hugging_faces_weights_are_taken(gpt2):
         ),
         ('{"model": {"name": "cnn"}}', "are of the model 'cnn', not of 'gpt'"),
         ('{"model": {"name": []}}', "of the model \\[\\], not"),
-        ('{"n_inner": 7}', "n_inner=7, the zoo's GPT needs None"),
+        ('{"n_inner": 7}', "n_inner=7, the zoo's model needs None"),
         ('{"model": {"features": [4]}}', r"config\.json: features=\(4,\) must be at least 1"),
     ],
 )
@@ -232,3 +232,192 @@ def test_written_files_are_read_again_bit_for_bit(tmp_path):
     file = write_weights(tmp_path / "new", arrays, {"model": {"name": "x"}})
     assert read_weights(file)["a"].tobytes() == arrays["a"].tobytes()
     assert json.loads((tmp_path / "new" / "config.json").read_text()) == {"model": {"name": "x"}}
+
+
+def greedy(model, prompt, new):
+    """The likeliest tokens after a prompt, by transformers."""
+    torch = peers.torch()
+    with torch.no_grad():
+        made = model.generate(
+            torch.tensor([prompt]), max_new_tokens=new, do_sample=False, eos_token_id=None
+        )
+    return made[0].tolist()
+
+
+def test_the_model_is_found_by_its_description(gpt2, tmp_path):
+    folder, tokens, expected = gpt2
+    loaded = zoo.from_pretrained(folder)
+    assert (loaded.name, loaded.folder) == ("gpt", folder)
+    found, _ = loaded.module.apply(loaded.variables, tokens)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    # Without architectures, transformers' model type says it.
+    described = json.loads((folder / "config.json").read_text())
+    del described["architectures"]
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert zoo.from_pretrained(tmp_path).name == "gpt"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"architectures": ["GPT2LMHead"]}', "Did you mean 'GPT2LMHeadModel'.*It reads"),
+        ('{"architectures": [3]}', r"architectures=\[3\] is no model of the zoo"),
+        ('{"model_type": "mamba"}', "model_type='mamba' is no model of the zoo. It reads"),
+        ("{}", "says which model it is"),
+        (
+            '{"architectures": ["GPT2Model"], "alibi": true, "n_embd": 4, "n_inner": 7}',
+            "n_inner=7, the zoo's model needs None or 16\n.*alibi=True is unknown",
+        ),
+    ],
+)
+def test_a_description_of_no_known_model_is_refused(gpt2, tmp_path, text, words):
+    shutil.copy(gpt2[0] / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        zoo.from_pretrained(tmp_path)
+
+
+def test_a_name_without_weights_and_an_unknown_type_are_refused(gpt2):
+    with pytest.raises(UserError, match="names a model and no weights"):
+        zoo.from_pretrained("gpt")
+    with pytest.raises(UserError, match="dtype='int8' must be one of float32, bfloat16"):
+        zoo.from_pretrained(gpt2[0], dtype="int8")
+
+
+FORMS = {
+    "plain": lambda name: name,
+    "without the model's name": lambda name: name.removeprefix("transformer."),
+    "wrapped": lambda name: f"module.{name}",
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "wrapped inside": lambda name: name.replace("transformer.h.", "transformer.h._orig_mod."),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scan", [False, True], ids=["", "scanned"])
+def test_every_form_of_names_gives_the_same_numbers(gpt2, tmp_path, form, scan):
+    from safetensors.numpy import load_file, save_file
+
+    folder, tokens, expected = gpt2
+    arrays = load_file(folder / "model.safetensors")
+    save_file({FORMS[form](n): a for n, a in arrays.items()}, str(tmp_path / "model.safetensors"))
+    shutil.copy(folder / "config.json", tmp_path)
+    loaded = zoo.from_pretrained(tmp_path, scan_layers=scan)
+    found, _ = loaded.module.apply(loaded.variables, tokens)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert ("left out" in loaded.said) == ("wrapped" in form or "compiled" in form)
+
+
+def test_missing_and_superfluous_arrays_are_listed_together(gpt2, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    arrays = load_file(gpt2[0] / "model.safetensors")
+    del arrays["transformer.h.0.ln_1.bias"]
+    arrays["transformer.h.0.gate.weight"] = np.zeros(3, np.float32)
+    save_file(arrays, str(tmp_path / "model.safetensors"))
+    shutil.copy(gpt2[0] / "config.json", tmp_path)
+    with pytest.raises(UserError) as refusal:
+        zoo.from_pretrained(tmp_path)
+    assert "h.0.ln_1.bias is missing" in str(refusal.value)
+    assert "h.0.gate.weight is not in the table" in str(refusal.value)
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["", "scanned"])
+def test_weights_are_loaded_in_another_type_and_divided(gpt2, scan):
+    from zoo.training.layout import make_mesh
+
+    exact = zoo.from_pretrained(gpt2[0], scan_layers=scan).variables
+    mesh = make_mesh(1, tensor=2, devices=jax.devices()[:2])
+    half = zoo.from_pretrained(gpt2[0], dtype="bfloat16", mesh=mesh, scan_layers=scan)
+    assert half.said.count("float32") == 2  # rounded
+    for a, b in zip(jax.tree.leaves(half.variables), jax.tree.leaves(exact), strict=True):
+        assert a.dtype == jax.numpy.bfloat16
+        np.testing.assert_array_equal(a, b.astype(jax.numpy.bfloat16))
+    block = half.variables["params"]["blocks" if scan else "block_0"]
+    up = block["up"]["kernel"]
+    assert [shard.data.shape[-1] for shard in up.addressable_shards] == [8, 8]
+
+
+PEAK = """
+import json, sys
+import zoo
+folder, warm_up, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+
+def kilobytes(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field))
+
+zoo.from_pretrained(warm_up, **options)
+before = kilobytes("VmRSS")
+loaded = zoo.from_pretrained(folder, **options)
+import jax
+held = sum(leaf.nbytes for leaf in jax.tree.leaves(loaded.variables))
+# Not getrusage, which counts what the parent had before it became this program.
+print(json.dumps({"held": held, "taken": 1024 * (kilobytes("VmHWM") - before)}))
+"""
+
+
+def large_gpt(folder, dtype, **sizes):
+    """A folder of a GPT with numbers that take no time to make."""
+    import ml_dtypes
+    from safetensors.numpy import save_file
+
+    from zoo.families.gpt import FAMILY
+    from zoo.pretrained import tables_of
+
+    module = zoo.create_model("gpt", **sizes)
+    like = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 1), np.int32))
+    table = tables_of(FAMILY, module, like["params"])["transformers"]
+    flat = {
+        "/".join(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like["params"])
+    }
+    dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    arrays = {}
+    for entry in table:
+        if entry.role == "parameter":
+            shape = list(flat[entry.ours])
+            if entry.part:
+                shape[entry.part.axis] *= entry.part.of
+            arrays[entry.reference] = np.full(shape, 0.01, dtype)
+    folder.mkdir()
+    save_file(arrays, str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(json.dumps(FAMILY.config_of(module)))
+    return folder
+
+
+def peak_of_loading(gpt2, folder, **options):
+    """How many times the parameters' bytes a process takes at most while it loads them."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(folder), str(gpt2[0]), json.dumps(options)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    ratio = found["taken"] / found["held"]
+    print(f"{found['held'] / 1e6:.0f} MB of parameters, {ratio:.2f} times at most, {options}")
+    return ratio
+
+
+@pytest.fixture(scope="module")
+def gpt_of_290_mb(tmp_path_factory):
+    sizes = {"features": 768, "num_layers": 8, "num_heads": 8, "vocab_size": 20_000}
+    return large_gpt(tmp_path_factory.mktemp("large") / "gpt", "float32", **sizes)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"scan_layers": True}, {"dtype": "bfloat16"}], ids=["", "scanned", "bfloat16"]
+)
+def test_loading_takes_hardly_more_memory_than_the_parameters(gpt2, gpt_of_290_mb, options):
+    assert peak_of_loading(gpt2, gpt_of_290_mb, **options) < 1.3
+
+
+@pytest.mark.long
+def test_a_billion_parameters_take_hardly_more_memory_than_they_are(gpt2, tmp_path):
+    sizes = {"features": 2048, "num_layers": 18, "num_heads": 16, "vocab_size": 50_257}
+    folder = large_gpt(tmp_path / "gpt", "bfloat16", **sizes)
+    for scan in (False, True):
+        assert peak_of_loading(gpt2, folder, dtype="bfloat16", scan_layers=scan) < 1.3

@@ -25,7 +25,8 @@ from zoo.flops import count_flops
 from zoo.layers import fuse
 from zoo.native import library
 from zoo.tasks import Task, Wing
-from zoo.training import loop, processes
+from zoo.tasks.adapted import Adapted
+from zoo.training import loop, lora, processes
 from zoo.training.evaluation import Evaluator
 from zoo.training.layout import Layout, make_mesh
 from zoo.training.optimizers import freeze, make_optimizer
@@ -172,8 +173,9 @@ def build(config: ConfigDict, dataset: data.Dataset) -> Parts:
         **schedule,
     )
     chain = make_optimizer(config.optimizer.name, learning_rate, **optimizer)
+    task = build_task(config, dataset.vocabularies)
     return assemble(
-        build_task(config, dataset.vocabularies),
+        Adapted(task, lora.Lora(**config.lora)) if config.lora.rank else task,
         dataset,
         freeze(chain, config.freeze) if config.freeze else chain,
         how_long,
@@ -242,9 +244,14 @@ def layout_of(
     if mesh.size == 1:
         return Layout(mesh), []
     state = state or state_shapes(parts)
-    placement, said = placement_of(parts.axes, state.params, mesh)
+    placement, said = placement_of(parts.axes, frozen_or_trained(state), mesh)
     own = {name: state.model_state.get(name) for name in parts.task.own_state}
     return Layout(mesh, placement | rows_of(own, mesh)), said
+
+
+def frozen_or_trained(state: TrainState) -> Any:
+    """Returns the model's own parameters: with LoRA the frozen ones, to which others are added."""
+    return state.model_state.get(lora.BASE, state.params)
 
 
 def state_bytes(parts: Parts) -> int:
@@ -288,6 +295,8 @@ def speed(parts: Parts, layout: Layout) -> Speed:
 def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainState, list[str]]:
     """Loads the weights that ``init_from`` names into the state of step 0; also returns log lines.
 
+    With LoRA they are those that stay frozen.
+
     Raises:
         UserError: the weights do not fit, or ``reset`` or ``freeze`` matches nothing.
     """
@@ -300,10 +309,20 @@ def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainS
         config.init_from,
         family_of(config),
         parts.task.model,
-        {"params": state.params} | weights_in(state.model_state, parts.task),
+        {"params": frozen_or_trained(state)} | weights_in(state.model_state, parts.task),
         reset=config.reset,
     )
     params = variables.pop("params")
+    if config.lora.rank:
+        trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        frozen = sum(leaf.size for leaf in jax.tree.leaves(params))
+        kernels = len(jax.tree.leaves(state.params)) // 2
+        said.append(
+            f"{trained:,} parameters of rank {config.lora.rank} are added to {kernels} kernels and "
+            f"trained; {frozen:,} are frozen"
+        )
+        model_state = {**state.model_state, **variables, lora.BASE: params}
+        return dataclasses.replace(state, model_state=model_state), [line, *said]
     return (
         dataclasses.replace(
             state,
@@ -317,7 +336,8 @@ def started(parts: Parts, config: ConfigDict, state: TrainState) -> tuple[TrainS
 
 def weights_in(model_state: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Returns the collections of a model state that belong to the model, not to its task."""
-    return {name: values for name, values in model_state.items() if name not in task.own_state}
+    others = (*task.own_state, lora.BASE)
+    return {name: values for name, values in model_state.items() if name not in others}
 
 
 # Each compiled program takes megabytes; the least recently used ones are removed first.

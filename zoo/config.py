@@ -18,7 +18,7 @@ from zoo import fields
 from zoo.catalog import Catalog, catalog
 from zoo.errors import did_you_mean
 from zoo.fields import ConfigError, Field
-from zoo.training import optimizers, schedules
+from zoo.training import lora, optimizers, schedules
 from zoo.training.settings import CONFIG_FIELDS, RULES, Settings
 
 __all__ = [
@@ -234,6 +234,7 @@ def _fields(known: Catalog, model: str, task: str) -> dict[str, Field]:
         "task": {"name": Field(task, fields.choice(*known.wings)), **wing.fields},
         "data": wing.data_fields,
         "optimizer": {**optimizers.FIELDS, **schedules.FIELDS},
+        "lora": lora.FIELDS,
         "checkpoint": {"metric": Field(metrics[0], fields.choice(*metrics))},
     }
     nested = {
@@ -310,6 +311,18 @@ def _check_combinations(config: ConfigDict, known: Catalog) -> None:
         raise ConfigError(
             f"reset={config.reset!r} has no meaning without init_from: nothing else is loaded"
         )
+    if config.lora.rank:
+        if not config.init_from:
+            raise ConfigError(
+                f"lora.rank={config.lora.rank} needs init_from: the weights to which a low rank is "
+                "added"
+            )
+        for name in ("freeze", "reset"):
+            if config[name]:
+                raise ConfigError(
+                    f"{name}={config[name]!r} has no meaning with lora.rank={config.lora.rank}: "
+                    "all weights of init_from are loaded and frozen"
+                )
     if not train.steps and not train.epochs:
         raise ConfigError("train.steps=0 and train.epochs=0: give one of them, at least 1")
     settings(config).check(CONFIG_FIELDS)

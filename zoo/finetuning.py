@@ -13,6 +13,7 @@ import numpy as np
 from zoo.errors import UserError
 from zoo.families import Family
 from zoo.pretrained import read_variables, tables_of
+from zoo.training import lora
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_mesh
 from zoo.weights.files import find_weights, read_weights
@@ -99,6 +100,11 @@ def _of_run(folder: Path, wanted: Flat) -> tuple[Flat, str]:
     if read is None:
         raise UserError(f"init_from={folder} has no checkpoint")
     state, _ = read
+    if lora.BASE in state["model_state"]:
+        raise UserError(
+            f"init_from={folder} is a run with lora.rank, whose checkpoints hold low ranks alone: "
+            f"write whole weights with `zoo export --workdir {folder}`, and give that folder"
+        )
     params = state["ema_params"] or state["params"]
     there = _flatten({"params": params} | dict(state["model_state"]))
     wrong = [

@@ -11,20 +11,24 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from zoo import building, data, remote, storage
+from zoo import building, data, finetuning, remote, storage
 from zoo import config as configs
 from zoo.catalog import catalog
 from zoo.errors import UserError
-from zoo.families import create_model, find, list_models
+from zoo.families import Family, create_model, find, list_models
 from zoo.flops import count_flops
-from zoo.pretrained import save_pretrained
+from zoo.pretrained import save_pretrained, tables_of
 from zoo.reports.page import in_words, made
 from zoo.reports.sections import Run
 from zoo.tasks.loaded import Loaded
+from zoo.tokenizers import characters
+from zoo.training import lora
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_mesh
 from zoo.training.placement import placement_of
 from zoo.training.settings import Settings
+from zoo.weights.adapters import peft_adapter
+from zoo.weights.files import write_weights
 
 __all__ = ["Loaded", "describe_models", "evaluate", "export", "load", "shown"]
 
@@ -64,8 +68,25 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> Loaded:
             "back from a copy: the run cannot be used without it"
         ) from error
     params = state["ema_params"] or state["params"]
+    if config.lora.rank:
+        base = _base(config, task.model, state["model_state"][lora.BASE])
+        params = lora.merged(base, params, config.lora.alpha)
     variables = {"params": params} | building.weights_in(state["model_state"], task)
     return Loaded(task.model, variables, vocabularies, config, task, step, building.wing_of(config))
+
+
+def _base(config: ConfigDict, module: Any, digest: Any) -> Any:
+    """Returns the weights that a run's low ranks are added to.
+
+    Raises:
+        UserError: they cannot be read, or have changed.
+    """
+    family = building.family_of(config)
+    inputs = family.example(module)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), **inputs))
+    variables, _ = finetuning.start_from(config.init_from, family, module, shapes)
+    lora.check_base(digest, lora.digest(variables["params"]))
+    return variables["params"]
 
 
 def _vocabularies(workdir: Path) -> dict[str, data.Vocabulary]:
@@ -178,26 +199,36 @@ def describe_models(pattern: str = "*") -> list[dict[str, Any]]:
 
 
 def export(
-    workdir: str | Path, out: str | Path | None = None, *, checkpoint: str = "latest"
+    workdir: str | Path,
+    out: str | Path | None = None,
+    *,
+    checkpoint: str = "latest",
+    adapter: bool = False,
 ) -> Path:
     """Writes a run's weights as safetensors, with the reference's names, and ``config.json``.
 
-    ``zoo.from_pretrained`` reads the folder again, and so does the reference's library where it has
-    the model: see ``zoo.pretrained.save_pretrained``.
+    A language model of characters has its ``tokenizer.json`` too. ``zoo.from_pretrained`` reads
+    the folder again, and so does the reference's library where it has the model: see
+    ``zoo.pretrained.save_pretrained``.
 
     Args:
         workdir: the run's folder; nothing is written to it.
         out: the folder to write to; None writes to ``export`` in the run's folder.
         checkpoint: ``latest`` or ``best``.
+        adapter: write the low ranks alone that a run with ``lora.rank`` has trained, in the format
+            of the library ``peft``; by default they are added to the weights.
 
     Returns:
-        The path of ``model.safetensors``.
+        The path of ``model.safetensors``, or of ``adapter_model.safetensors``.
 
     Raises:
-        UserError: there is no such checkpoint, or the folder cannot be written.
+        UserError: there is no such checkpoint, the run has no low ranks, or the folder cannot be
+            written.
     """
     if out is None and remote.is_remote(workdir):
         raise UserError(f"the run is on an object store, {workdir}: give --out, a local folder")
+    if adapter:
+        return _export_adapter(remote.local(workdir), Path(out) if out else None, checkpoint)
     loaded = load(workdir, checkpoint=checkpoint)
     family = building.family_of(loaded.config)
     description = {
@@ -207,7 +238,51 @@ def export(
         "step": loaded.step,
     }
     folder = Path(out) if out else Path(workdir) / "export"
-    return save_pretrained(folder, family, loaded.module, loaded.variables, description)
+    return save_pretrained(
+        folder, family, loaded.module, loaded.variables, description, _tokenizer_of(loaded, family)
+    )
+
+
+def _export_adapter(workdir: Path, out: Path | None, checkpoint: str) -> Path:
+    config = building.read_config(workdir)
+    if not config.lora.rank:
+        raise UserError(f"the run in {workdir} has lora.rank=0: export its weights without --lora")
+    loaded = load(workdir, checkpoint=checkpoint)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        read = checkpoints.read_state(checkpoint, Layout(make_mesh(1)))
+    finally:
+        checkpoints.close()
+    assert read is not None, "load has read it"
+    tables = tables_of(building.family_of(config), loaded.module, loaded.params, loaded.variables)
+    (library, table), *_ = tables.items()
+    if library != "transformers":
+        raise UserError(f"peft has no model that is named as by {library}: export without --lora")
+    arrays, description = peft_adapter(
+        read[0]["ema_params"] or read[0]["params"],
+        table,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        base=str(config.init_from),
+    )
+    return write_weights(
+        out or workdir / "adapter",
+        arrays,
+        description,
+        file="adapter_model.safetensors",
+        config="adapter_config.json",
+    )
+
+
+def _tokenizer_of(loaded: Loaded, family: Family) -> dict[str, str]:
+    """Returns the files of a tokenizer that reads texts as the run does; empty if none can.
+
+    A run's characters are one. What a run calls words, no tokenizer of others cuts out alike.
+    """
+    known = loaded.vocabularies.get("characters")
+    if family.kind != "causal_lm" or known is None or max(map(len, known.symbols)) > 1:
+        return {}
+    return characters(known.symbols)
 
 
 def shown(name: str, folder: Path, report: dict[str, Any]) -> Run:

@@ -30,7 +30,7 @@ from zoo.reports.results import FAILURES, FILE, read_report, write_end, write_re
 from zoo.reports.sections import Run, Section
 from zoo.reports.writers import NoWriter, RunWriter
 from zoo.tasks import Task
-from zoo.training import loop, processes
+from zoo.training import loop, lora, processes
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, make_state
 from zoo.training.placement import Table
@@ -482,9 +482,11 @@ def _train_and_report(
     for line in undivided:
         console.print(f"not divided: {line}")
     state = make_state(lambda: building.init_state(parts), layout)
-    # A resumed run has its weights in its checkpoint; the initial ones may be gone by now.
+    # A resumed run has its weights in its checkpoint; the initial ones may be gone by now. But no
+    # checkpoint holds frozen ones.
     resumes = Checkpoints(workdir, read_only=True).latest_step() is not None
-    state, said = (state, []) if resumes else job.start(state)
+    starts = not resumes or lora.BASE in state.model_state
+    state, said = job.start(state) if starts else (state, [])
     # The file is written only now: a config that fails earlier leaves the folder free for a fixed
     # one.
     folder.save_config(job.description)

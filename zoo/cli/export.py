@@ -14,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default=None, help="output folder; default: export in the run's folder"
     )
+    parser.add_argument(
+        "--lora",
+        action="store_true",
+        help="write the low ranks of a run with lora.rank alone, for peft, to the folder adapter",
+    )
     parser.add_argument("--format", choices=("safetensors",), default="safetensors")
 
 
@@ -21,4 +26,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Exports the weights and prints the path of the file."""
     from zoo import inference
 
-    print(inference.export(options.workdir, options.out, checkpoint=options.checkpoint))
+    print(
+        inference.export(
+            options.workdir, options.out, checkpoint=options.checkpoint, adapter=options.lora
+        )
+    )

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from zoo.errors import Stopped, UserError
+from zoo.training import lora
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.layout import Layout, compile_step
 from zoo.training.state import TrainState
@@ -113,12 +114,15 @@ class Training:
         window: the sums since the last record.
         epoch: the sums since the beginning of the epoch.
         progress: the other values in a checkpoint.
+        base: the digest of the frozen parameters, to which low ranks are added; None: there are
+            none. See ``zoo.training.lora``.
     """
 
     state: TrainState
     window: Sums
     epoch: Sums
     progress: Progress
+    base: Any = None
 
     @property
     def step(self) -> int:
@@ -127,8 +131,13 @@ class Training:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """The arrays of a checkpoint."""
+        """The arrays that a step takes."""
         return {"state": self.state, "window": self.window, "epoch": self.epoch}
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """The arrays of a checkpoint: those of ``arrays``, without what is frozen."""
+        return {**self.arrays, "state": _with_base(self.state, self.base)}
 
 
 def abstract_arrays(
@@ -156,17 +165,37 @@ def begin_or_resume(
     checkpoints: Checkpoints,
     layout: Layout,
 ) -> Training:
-    """Returns the run as it stood at its newest checkpoint, or at step 0 with ``state``."""
+    """Returns the run as it stood at its newest checkpoint, or at step 0 with ``state``.
+
+    Raises:
+        UserError: the frozen parameters in ``state`` are not those of the checkpoint.
+    """
     like = abstract_arrays(state, train_step, batch, layout)
+    base = digest = None
+    if lora.BASE in state.model_state:
+        base = layout.put({lora.BASE: state.model_state[lora.BASE]})[lora.BASE]
+        digest = layout.put(lora.digest(base))
+        state = _with_base(state, base)
+        like["state"] = layout.abstract(_with_base(state, digest))
     restored = checkpoints.restore(like)
     if restored is not None:
         arrays, progress = restored
+        if digest is not None:
+            lora.check_base(arrays["state"].model_state[lora.BASE], digest)
+            arrays["state"] = _with_base(arrays["state"], base)
         # Only good states are saved, even by a run that stopped at a bad step; it may try again.
         healthy = layout.put(np.bool_(True))
         arrays["state"] = dataclasses.replace(arrays["state"], healthy=healthy)
-        return Training(**arrays, progress=Progress(**progress))
+        return Training(**arrays, progress=Progress(**progress), base=digest)
     window, epoch = (layout.put(_zeros(like["window"])) for _ in range(2))
-    return Training(layout.put(state), window, epoch, Progress())
+    return Training(layout.put(state), window, epoch, Progress(), digest)
+
+
+def _with_base(state: Any, base: Any) -> Any:
+    """Returns a state with other frozen parameters, or their digest; None leaves it as it is."""
+    if base is None:
+        return state
+    return dataclasses.replace(state, model_state={**state.model_state, lora.BASE: base})
 
 
 def compile_train_step(
@@ -383,12 +412,12 @@ def _evaluate(
     if progress.best is None or sign * value > sign * progress.best:
         progress.best, progress.best_step = value, step
         writer.flush()
-        checkpoints.save_best(step, training.arrays, dataclasses.asdict(progress))
+        checkpoints.save_best(step, training.saved, dataclasses.asdict(progress))
 
 
 def _save(training: Training, checkpoints: Checkpoints, writer: Writer) -> None:
     writer.flush()
-    checkpoints.save(training.step, training.arrays, dataclasses.asdict(training.progress))
+    checkpoints.save(training.step, training.saved, dataclasses.asdict(training.progress))
 
 
 def epoch_means(training: Training) -> Means:
