@@ -112,7 +112,7 @@ def test_the_sizes_beside_hugging_faces_weights_are_taken(gpt2):
         ),
         ('{"model": {"name": "cnn"}}', "are of the model 'cnn', not of 'gpt'"),
         ('{"model": {"name": []}}', "of the model \\[\\], not"),
-        ('{"n_inner": 7}', "n_inner=7, the zoo's GPT needs None"),
+        ('{"n_inner": 7}', "n_inner=7, the zoo's model needs None"),
         ('{"model": {"features": [4]}}', r"config\.json: features=\(4,\) must be at least 1"),
     ],
 )

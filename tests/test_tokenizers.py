@@ -74,18 +74,26 @@ def cased_bert(folder):
     written(folder, config, config={"model_type": "bert"})
 
 
-def with_chat_and_begin(folder):
-    """Tokens that ``tokenizer_config.json`` adds, and a text that begins with one of them."""
+def with_chat(folder):
+    """A chat, a token that ``tokenizer_config.json`` adds, and an entry of it without meaning."""
     byte_pairs(["<|begin|>", "<|end|>"]).save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>",
         "eos_token": {"content": "<|end|>", "__type": "AddedToken"}, "pad_token": "<|pad|>",
-        "add_bos_token": True, "add_eos_token": False, "chat_template": CHAT,
+        "add_bos_token": True, "chat_template": CHAT,
     }  # fmt: skip
     written(folder, config)
 
 
-FOLDERS = [gpt2_of_today, older_gpt2, older_roberta, older_bert, cased_bert, with_chat_and_begin]
+def gpt2_with_begin(folder):
+    older_gpt2(folder)
+    written(folder, {"add_bos_token": True, "add_prefix_space": True})
+
+
+FOLDERS = [
+    gpt2_of_today, older_gpt2, gpt2_with_begin, older_roberta, older_bert, cased_bert,
+    with_chat,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
@@ -111,7 +119,7 @@ def test_numbers_and_texts_are_those_of_transformers(make, tmp_path):
 
 
 def test_a_chat_is_the_text_that_transformers_makes(tmp_path):
-    with_chat_and_begin(tmp_path)
+    with_chat(tmp_path)
     ours = read_tokenizer(tmp_path)
     theirs = peers.transformers().AutoTokenizer.from_pretrained(tmp_path)
     said = [{"role": "user", "content": "<Ship's> bell"}, {"role": "assistant", "content": "é"}]
@@ -126,7 +134,7 @@ def test_a_chat_is_the_text_that_transformers_makes(tmp_path):
 
 
 def test_a_template_cannot_leave_its_sandbox(tmp_path):
-    with_chat_and_begin(tmp_path)
+    with_chat(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}")
     with pytest.raises(UserError, match="unsafe"):
         read_tokenizer(tmp_path).chat([])

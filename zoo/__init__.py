@@ -100,7 +100,9 @@ def create_model(name: str, **overrides: Any) -> Any:
     return families.create_model(name, **overrides)
 
 
-def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> Any:
+def from_pretrained(
+    name: str | Path, path_or_hub_id: str | Path | None = None, **overrides: Any
+) -> Any:
     """Returns a model with published weights: see ``zoo.pretrained.from_pretrained``."""
     from zoo import pretrained
 

@@ -1,19 +1,28 @@
 """Models with published weights."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from zoo import fields
-from zoo.errors import UserError
-from zoo.families import Family, Preprocessing, create_model, find
+from zoo.errors import UserError, did_you_mean
+from zoo.families import FAMILIES, Family, Preprocessing, by_name, create_model, find
+from zoo.tokenizers import Tokenizer, read_tokenizer
+from zoo.training.layout import Layout
+from zoo.training.placement import placement_of
 from zoo.weights.files import (
+    FILE,
+    TOKENIZER_FILES,
     check_export,
     find_weights,
     read_json,
@@ -22,6 +31,7 @@ from zoo.weights.files import (
 )
 from zoo.weights.names import fit
 from zoo.weights.tables import (
+    Place,
     Renamed,
     Table,
     own_table,
@@ -31,44 +41,126 @@ from zoo.weights.tables import (
 from zoo.weights.types import described
 
 
+# The types that parameters may be loaded in.
+TYPES = ("float32", "bfloat16", "float16")
+_GENERATION = "generation_config.json"
+# transformers' models that write texts, and the tokens that it needs for that.
+_WRITERS = ("LMHeadModel", "ForCausalLM", "ForConditionalGeneration")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A model with published weights.
 
     Attributes:
+        name: the name of the model among the zoo's.
         module: the linen module.
         variables: the weights; call ``module.apply(variables, image)``.
         preprocessing: the preprocessing of images; None for other inputs.
         said: a line for people: how many arrays were loaded, from which types they were converted
             to the model's, and what was left out of their names.
+        folder: the folder that the weights were read from.
     """
 
+    name: str
     module: nn.Module
     variables: dict[str, Any]
     preprocessing: Preprocessing | None
-    said: str = ""
+    said: str
+    folder: Path
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer beside the weights, which is read when it is first asked for.
+
+        Raises:
+            UserError: there is none, or it cannot be read.
+        """
+        return read_tokenizer(self.folder)
+
+    def save(self, folder: str | Path, variables: Mapping[str, Any] | None = None) -> Path:
+        """Writes the model for the library whose names it has, with tokenizer and generation config.
+
+        ``from_pretrained`` reads the folder again, and so does that library: see
+        ``save_pretrained``.
+
+        Args:
+            folder: the folder to write to.
+            variables: other weights of the model, such as fine-tuned ones; None writes
+                ``variables``.
+
+        Returns:
+            The path of ``model.safetensors``.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        there = _described_beside(self.folder / FILE)
+        return save_pretrained(
+            Path(folder),
+            find(self.name),
+            self.module,
+            self.variables if variables is None else variables,
+            {name: there[name] for name in _TOKENS if name in there},
+            beside=files_beside(self.folder),
+        )
 
 
-def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> Pretrained:
-    """Returns a model with published weights.
+def from_pretrained(
+    name: str | Path,
+    path_or_hub_id: str | Path | None = None,
+    *,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    **overrides: Any,
+) -> Pretrained:
+    """Returns a model with published weights, and its tokenizer.
+
+    ``from_pretrained(path_or_hub_id)`` finds the model by the ``config.json`` beside the weights:
+    by the name that ``zoo export`` wrote, or the ``architectures`` or ``model_type`` of
+    transformers. ``from_pretrained(name, path_or_hub_id)`` names it, which weights without such a
+    file need.
+
+    Arrays are read one by one, converted, and put where they will stay. While it loads, the process
+    takes hardly more memory than the parameters do.
 
     Args:
-        name: the name of the model; see ``zoo.list_models``.
+        name: the name of the model, see ``zoo.list_models``; or, as the only argument,
+            ``path_or_hub_id``.
         path_or_hub_id: see ``zoo.weights.files.find_weights``. The weights may have torchvision's
             names, or timm's, Hugging Face's or PyTorch's if the model has a table for them. A
             ``config.json`` beside the weights gives the model's attributes if the zoo knows its
             keys.
+        dtype: the type of the parameters: ``float32``, ``bfloat16`` or ``float16``.
+        mesh: the devices over which the parameters are divided, as training divides them; see
+            ``zoo.training.layout.make_mesh``. None: they lie on the first device.
         **overrides: attributes of the model, such as ``num_classes`` if the weights have other
             classes than ImageNet's 1000. They take precedence over ``config.json``.
 
     Raises:
-        UserError: a name is unknown, there are no such weights, ``config.json`` has a value that
-            the model cannot have, or the weights do not fit; the message says how many arrays are
-            missing, superfluous or of another shape or type, with the first names of each kind.
+        UserError: a name is unknown, there are no such weights, ``config.json`` is of no model that
+            the zoo reads or has a value that the model cannot have, or the weights do not fit; the
+            message says how many arrays are missing, superfluous or of another shape or type, with
+            the first names of each kind.
     """
+    if dtype not in TYPES:
+        raise UserError(f"dtype={dtype!r} must be one of {', '.join(TYPES)}")
+    if path_or_hub_id is None:
+        if str(name) in by_name():
+            raise UserError(
+                f"from_pretrained({str(name)!r}) names a model and no weights: give their path or "
+                "name on the hub too"
+            )
+        file = find_weights(name)
+        beside = _described_beside(file)
+        name = _named(beside, file)
+    else:
+        find(str(name))
+        file = find_weights(path_or_hub_id)
+        beside = _described_beside(file)
+    name = str(name)
     family = find(name)
-    file = find_weights(path_or_hub_id)
-    beside = _described_beside(file)
     module = create_model(name, **{**_attributes(beside, family, name, file), **overrides})
     arrays = read_weights(file)
     # Each layer has arrays of its own. A number of layers from a damaged file may be endless.
@@ -80,9 +172,16 @@ def from_pretrained(name: str, path_or_hub_id: str | Path, **overrides: Any) -> 
     # The shapes of weights from `zoo export` may depend on the size of the run's images.
     if "image" in inputs and (side := _image_size(beside)):
         inputs["image"] = jnp.zeros((1, side, side, module.channels))
-    variables, said = _load(family, module, arrays, inputs, str(file))
+    like = _like(module, inputs, dtype)
+    variables, said = read_variables(
+        arrays,
+        tables_of(family, module, like["params"], like),
+        like,
+        str(file),
+        place=_placing(family, like, mesh),
+    )
     preprocessing = None if family.preprocessing is None else family.preprocessing[name]
-    return Pretrained(module, variables, preprocessing, said)
+    return Pretrained(name, module, variables, preprocessing, said, file.parent)
 
 
 def load_variables(
@@ -102,7 +201,9 @@ def load_variables(
     Raises:
         UserError: the weights do not fit.
     """
-    return _load(family, module, arrays, inputs, "the weights")[0]
+    like = _like(module, inputs)
+    tables = tables_of(family, module, like["params"], like)
+    return read_variables(arrays, tables, like, "the weights")[0]
 
 
 def read_variables(
@@ -110,6 +211,7 @@ def read_variables(
     tables: Mapping[str, Table],
     like: Mapping[str, Any],
     source: str,
+    place: Place = lambda path, array: array,
 ) -> tuple[dict[str, Any], str]:
     """Returns weights as variables, by the table that has most of their names.
 
@@ -118,6 +220,7 @@ def read_variables(
         tables: the model's tables, by the library whose names they use.
         like: the variables to read, or their shapes; a part of the model's is enough.
         source: where the weights come from, for people.
+        place: puts an array where it will stay; see ``zoo.weights.tables.variables_and_types``.
 
     Returns:
         The variables in the types of ``like``, and a line for people that says what was loaded.
@@ -137,7 +240,7 @@ def read_variables(
     left_out = {entry.reference for entry in whole} - {entry.reference for entry in table}
     names = {name: theirs for name, theirs in fitting.names.items() if name not in left_out}
     try:
-        variables, types = variables_and_types(Renamed(arrays, names), table, like)
+        variables, types = variables_and_types(Renamed(arrays, names), table, like, place)
     except UserError as error:
         text = (
             f"the weights do not fit the model:\n  {fitting.hint}" if fitting.hint else str(error)
@@ -154,7 +257,8 @@ def save_pretrained(
     family: Family,
     module: nn.Module,
     variables: Mapping[str, Any],
-    description: Mapping[str, Any],
+    description: Mapping[str, Any] = MappingProxyType({}),
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Writes weights with the names of the first library of the family, and ``config.json``.
 
@@ -168,6 +272,8 @@ def save_pretrained(
         module: the linen module.
         variables: the module's variables.
         description: what ``config.json`` says besides.
+        beside: the texts of further files by name, such as ``tokenizer.json``. A model that writes
+            texts always has a ``generation_config.json``.
 
     Returns:
         The path of ``model.safetensors``.
@@ -178,7 +284,24 @@ def save_pretrained(
     (library, table), *_ = tables_of(family, module, variables["params"], variables).items()
     arrays = variables_to_reference(variables, table)
     config = family.config_of(module) if family.config_of else {}
-    return write_weights(folder, arrays, {**config, **description, "names": library})
+    config = {**config, **description, "names": library}
+    if any(theirs.endswith(_WRITERS) for theirs in config.get("architectures", ())):
+        generation = {name: config[name] for name in _TOKENS if name in config}
+        beside = {_GENERATION: json.dumps(generation, indent=2) + "\n", **beside}
+    return write_weights(folder, arrays, config, beside)
+
+
+def files_beside(folder: Path) -> dict[str, str]:
+    """Returns the texts of the tokenizer's files and the generation config in a folder, by name."""
+    found = {}
+    for name in (*TOKENIZER_FILES, _GENERATION):
+        try:
+            found[name] = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / name} cannot be read: {error}") from error
+    return found
 
 
 def tables_of(
@@ -201,15 +324,77 @@ def tables_of(
     return {library: make(module, params) for library, make in family.weights.items()}
 
 
-def _load(
-    family: Family,
-    module: nn.Module,
-    arrays: Mapping[str, np.ndarray],
-    inputs: Mapping[str, Any],
-    source: str,
-) -> tuple[dict[str, Any], str]:
-    like = jax.eval_shape(lambda: module.init(jax.random.key(0), **inputs))
-    return read_variables(arrays, tables_of(family, module, like["params"], like), like, source)
+def _like(
+    module: nn.Module, inputs: Mapping[str, Any], dtype: str = "float32"
+) -> dict[str, Any]:
+    """Returns the shapes of a module's variables, with the type in which they are loaded."""
+    shapes: dict[str, Any] = jax.eval_shape(lambda: module.init(jax.random.key(0), **inputs))
+    if dtype == "float32":
+        return shapes
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else leaf,
+        shapes,
+    )
+
+
+def _placing(family: Family, like: Mapping[str, Any], mesh: Mesh | None) -> Place:
+    """Returns what puts an array where it will stay."""
+    if mesh is None:
+        # A CPU's arrays take over memory that begins where XLA's does, and copy other memory.
+        return lambda path, array: jax.device_put(array, jax.local_devices()[0], may_alias=True)
+    placement, _ = placement_of(family.axes, like["params"], mesh)
+    shardings = {
+        jax.tree_util.keystr(path[1:], simple=True, separator="/"): sharding
+        for path, sharding in jax.tree_util.tree_leaves_with_path(Layout(mesh, placement).of(like))
+    }
+    return lambda path, array: jax.device_put(array, shardings[path])
+
+
+def _named(beside: Mapping[str, Any], file: Path) -> str:
+    """Returns the model's name, by the ``config.json`` beside its weights."""
+    described = file.with_name("config.json")
+    own = beside.get("model")
+    if isinstance(own, dict) and isinstance(own.get("name"), str):  # of `zoo export`
+        return str(own["name"])
+    if beside.get("architecture") in list(by_name()):  # timm's key
+        return str(beside["architecture"])
+    published = {theirs: ours for family in FAMILIES for theirs, ours in family.published.items()}
+    given, kind = beside.get("architectures"), beside.get("model_type")
+    if isinstance(given, list) and given:
+        for architecture in given:
+            if isinstance(architecture, str) and architecture in published:
+                return published[architecture]
+        raise UserError(
+            f"{described}: architectures={given} is no model of the zoo."
+            f"{did_you_mean(str(given[0]), published)} It reads {_listed(published)}"
+        )
+    if isinstance(kind, str) and kind:
+        # transformers begins the names of its classes with the model's type.
+        begins = kind.replace("_", "").replace("-", "").lower()
+        found = sorted({o for theirs, o in published.items() if theirs.lower().startswith(begins)})
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(
+                f"{described} has no architectures, and model_type={kind!r} may be any of "
+                f"{', '.join(found)}: name one, as in from_pretrained({found[0]!r}, "
+                f"{str(file.parent)!r})"
+            )
+        raise UserError(
+            f"{described}: model_type={kind!r} is no model of the zoo. It reads "
+            f"{_listed(published)}"
+        )
+    raise UserError(
+        f"nothing beside {file} says which model it is: {described.name} "
+        f"{'has no architectures and no model_type' if beside else 'is missing'}. Name the model, "
+        f"as in from_pretrained('resnet50', {str(file)!r})"
+    )
+
+
+def _listed(published: Mapping[str, str]) -> str:
+    return ", ".join(sorted(published))
 
 
 def _described_beside(file: Path) -> dict[str, Any]:

@@ -12,25 +12,16 @@ from typing import Any
 from zoo.errors import UserError
 from zoo.weights.files import read_json
 
-# What a published folder may have for its tokenizer. Export copies what is there.
-FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# The special tokens of the older files, which do not name them, as transformers has them.
-_GPT2 = dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
-_ROBERTA = {
-    "bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>",
-    "mask": "<mask>",
+# The special tokens of models whose files may not name them, as transformers has them.
+_USUAL = {
+    "gpt2": dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"),
+    "roberta": {
+        "bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>",
+        "mask": "<mask>",
+    },
+    "bert": {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
 }  # fmt: skip
-_BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +144,31 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     described = _special(config)
     if "added_tokens_decoder" not in config:  # the files of older versions
         described |= _special(_object(folder / "special_tokens_map.json"))
+    # The older files do not say for which model they are made, but the model's config.json does.
+    made_for = str(
+        config.get("tokenizer_class") or _object(folder / "config.json").get("model_type") or ""
+    )
+    kind = made_for.lower().removesuffix("fast").removesuffix("tokenizer")
+    usual = {role: {"content": token} for role, token in _USUAL.get(kind, {}).items()}
+    if kind == "roberta":
+        usual["mask"]["lstrip"] = True
+    special = usual | described
     if (folder / "tokenizer.json").is_file():
         backend = _whole(folder / "tokenizer.json")
-        special = described
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        backend, special = _bytes_in_pairs(folder, config, described)
+        if kind not in ("gpt2", "roberta"):
+            raise UserError(
+                f"{folder}: vocab.json and merges.txt are read for GPT-2 and RoBERTa, and these "
+                f"are for {made_for or 'an unnamed model'!r}. {_WAY_OUT}"
+            )
+        backend = _bytes_in_pairs(folder, config, special, kind)
     elif (folder / "vocab.txt").is_file():
-        backend, special = _pieces_of_words(folder, config, described)
+        if kind != "bert":
+            raise UserError(
+                f"{folder}: vocab.txt is read for BERT, and this one is for "
+                f"{made_for or 'an unnamed model'!r}. {_WAY_OUT}"
+            )
+        backend = _pieces_of_words(folder, config, special)
     else:
         others = sorted(path.name for path in folder.glob("*.model"))
         raise UserError(
@@ -170,8 +179,6 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     _add(backend, config, special)
-    if "add_bos_token" in config or "add_eos_token" in config:
-        _surround(backend, config, special)
     texts = {role: token["content"] for role, token in special.items()}
     return Tokenizer(backend, texts, _template(folder, config))
 
@@ -215,22 +222,10 @@ def _whole(file: Path) -> Any:
 
 
 def _bytes_in_pairs(
-    folder: Path, config: Mapping[str, Any], described: Mapping[str, dict[str, Any]]
-) -> tuple[Any, dict[str, dict[str, Any]]]:
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, Mapping[str, Any]], kind: str
+) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-    made_for = str(
-        config.get("tokenizer_class") or _object(folder / "config.json").get("model_type") or ""
-    )
-    kind = made_for.lower().removesuffix("fast").removesuffix("tokenizer")
-    if kind not in ("gpt2", "roberta"):
-        raise UserError(
-            f"{folder}: vocab.json and merges.txt are read for GPT-2 and RoBERTa, and these are "
-            f"for {made_for or 'an unnamed model'!r}. {_WAY_OUT}"
-        )
-    special = _described(_ROBERTA if kind == "roberta" else _GPT2) | dict(described)
-    if kind == "roberta" and "mask" not in described:
-        special["mask"]["lstrip"] = True
     vocabulary, merges = read_json(folder / "vocab.json"), folder / "merges.txt"
     try:
         lines = merges.read_text(encoding="utf-8").splitlines()
@@ -249,15 +244,16 @@ def _bytes_in_pairs(
         backend.post_processor = processors.RobertaProcessing(
             sep, cls, bool(config.get("trim_offsets", True)), space
         )
-    return backend, special
+    elif config.get("add_bos_token") or config.get("add_eos_token"):
+        _surround(backend, config, special)
+    return backend
 
 
 def _pieces_of_words(
-    folder: Path, config: Mapping[str, Any], described: Mapping[str, dict[str, Any]]
-) -> tuple[Any, dict[str, dict[str, Any]]]:
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, Mapping[str, Any]]
+) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    special = _described(_BERT) | dict(described)
     (unknown, sep, cls) = _texts(special, "unk", "sep", "cls")
     try:
         lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
@@ -282,7 +278,7 @@ def _pieces_of_words(
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
         special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
     )
-    return backend, special
+    return backend
 
 
 def _add(
@@ -343,10 +339,6 @@ def _special(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for role, token in found.items()
         if token
     }
-
-
-def _described(tokens: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    return {role: {"content": token} for role, token in tokens.items()}
 
 
 def _texts(special: Mapping[str, Mapping[str, Any]], *roles: str) -> list[str]:

@@ -1,13 +1,14 @@
 """The record of a family of models: everything about it except its linen module."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from zoo import fields
+from zoo.errors import UserError
 from zoo.weights.tables import Table
 
 Params = Mapping[str, Any]
@@ -131,6 +132,59 @@ EMBEDDING_AXES = (
     (r"(^|/)(output|head)/bias$", ("vocab",)),
 )
 IMAGES = {"num_classes": FROM_DATA, "channels": fields.at_least(1)}
+
+
+# Keys of transformers' config.json that change no number that a model computes: names, versions,
+# what is returned besides, how weights begin, and the tokens that decoding needs.
+WITHOUT_MEANING = frozenset(
+    """
+    _attn_implementation _commit_hash _name_or_path architectures bad_words_ids begin_suppress_tokens
+    bos_token_id decoder_start_token_id dtype eos_token_id finetuning_task forced_bos_token_id
+    forced_decoder_ids forced_eos_token_id gradient_checkpointing id2label initializer_range
+    is_decoder is_encoder_decoder label2id max_length model_type name_or_path
+    num_labels output_attentions output_hidden_states pad_token_id prefix problem_type
+    return_dict sep_token_id suppress_tokens task_specific_params tokenizer_class torch_dtype
+    torchscript transformers_version use_cache use_return_dict
+    """.split()
+)
+
+
+def read_config(
+    config: Mapping[str, Any],
+    *,
+    sizes: Mapping[str, str],
+    fixed: Mapping[str, tuple[Any, ...]],
+    ignored: Collection[str] = (),
+) -> dict[str, Any]:
+    """Returns a module's attributes from the ``config.json`` of transformers.
+
+    Every key must be known: one that is not might change what the model computes.
+
+    Args:
+        config: the content of the file.
+        sizes: the module's attribute by the file's key; a key that is absent leaves the default.
+        fixed: the values that a key may have, for keys that the module has no attribute for. The
+            first of them is the reference's default.
+        ignored: keys that change no number the model computes, beside ``WITHOUT_MEANING``.
+
+    Raises:
+        UserError: keys are unknown, or values differ; all of them are named.
+    """
+    wrong = [
+        f"{key}={config[key]!r}, the zoo's model needs {' or '.join(map(repr, values))}"
+        for key, values in fixed.items()
+        if key in config and config[key] not in values
+    ]
+    known = {*sizes, *fixed, *ignored, *WITHOUT_MEANING}
+    wrong += [
+        f"{key}={value!r} is unknown to the zoo, and may change what the model computes: remove it "
+        "if it does not"
+        for key, value in config.items()
+        if key not in known
+    ]
+    if wrong:
+        raise UserError("config.json: " + "\n  ".join(wrong))
+    return {ours: config[theirs] for theirs, ours in sizes.items() if theirs in config}
 
 
 def image(side: int = 224) -> Callable[[Any], dict[str, Any]]:

@@ -109,6 +109,12 @@ _SIZES = {
     "n_head": "num_heads",
     "n_embd": "features",
 }
+# Dropout is a matter of training, and the rest belongs to heads that the model does not have.
+_IGNORED = (
+    "attn_pdrop", "embd_pdrop", "n_ctx", "reorder_and_upcast_attn", "resid_pdrop",
+    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+    "summary_use_proj",
+)  # fmt: skip
 _FIXED = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
@@ -125,11 +131,10 @@ def _attributes(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "gpt2":
         raise UserError(f"config.json: model_type={kind!r}, the zoo's GPT reads 'gpt2'")
     width = config.get("n_embd", GPT.features)
-    for name, value in _FIXED.items():
-        usual = (value, 4 * width) if name == "n_inner" and isinstance(width, int) else (value,)
-        if config.get(name, value) not in usual:
-            raise UserError(f"config.json: {name}={config[name]!r}, the zoo's GPT needs {value!r}")
-    return {ours: config[theirs] for theirs, ours in _SIZES.items() if theirs in config}
+    inner = (None, 4 * width) if isinstance(width, int) else (None,)
+    fixed = {key: (value,) for key, value in _FIXED.items()}
+    fixed |= {"n_inner": inner, "add_cross_attention": (False,), "pruned_heads": ({},)}
+    return family.read_config(config, sizes=_SIZES, fixed=fixed, ignored=_IGNORED)
 
 
 FAMILY = family.Family(

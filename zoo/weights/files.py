@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,19 @@ from zoo.weights.types import wrong_type
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# What a folder of published weights may have for its tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+# What it may have besides.
+OTHER_FILES = ("generation_config.json", "preprocessor_config.json")
 _PICKLED = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 # What a file that is no safetensors file turns out to be, by its first bytes.
@@ -156,11 +170,25 @@ def check_export(path: Path) -> None:
 
 
 def write_weights(
-    folder: Path, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]
+    folder: Path,
+    arrays: Mapping[str, np.ndarray],
+    description: Mapping[str, Any],
+    beside: Mapping[str, str] = MappingProxyType({}),
+    *,
+    file: str = FILE,
+    config: str = "config.json",
 ) -> Path:
-    """Writes ``model.safetensors`` and ``config.json``, and ``checksums.json`` of both.
+    """Writes ``model.safetensors`` and ``config.json``, and ``checksums.json`` of all files.
 
     All are on the disk when this returns the path of ``model.safetensors``.
+
+    Args:
+        folder: the folder to write to.
+        arrays: the weights.
+        description: the content of ``config.json``.
+        beside: the texts of further files, by name, such as those of a tokenizer.
+        file: another name for ``model.safetensors``.
+        config: another name for ``config.json``.
 
     Raises:
         UserError: the folder or a file cannot be written.
@@ -169,21 +197,23 @@ def write_weights(
     from safetensors.numpy import save_file
 
     in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    part = folder / f"{FILE}.tmp"
+    part = folder / f"{file}.tmp"
     try:
         make_folder(folder)
         # Those of an earlier export do not fit what is written now.
         (folder / CHECKSUMS).unlink(missing_ok=True)
         save_file(in_order, str(part), metadata={"format": "pt"})
         sync(part)
-        rename(part, folder / FILE)
-        write_atomically(folder / "config.json", json.dumps(dict(description), indent=2) + "\n")
-        seal(folder, (FILE, "config.json"))
+        rename(part, folder / file)
+        texts = {config: json.dumps(dict(description), indent=2) + "\n", **beside}
+        for name, text in texts.items():
+            write_atomically(folder / name, text)
+        seal(folder, (file, *texts))
     except (SafetensorError, OSError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
         raise UserError(f"the weights cannot be written to {folder}: {error}") from error
-    return folder / FILE
+    return folder / file
 
 
 def shown(name: str) -> str:
@@ -272,7 +302,11 @@ def _fetched(name: str) -> Path:
         ) from error
     # The model's sizes. If they cannot be had, the model's own count, and the shapes are checked.
     with contextlib.suppress(HfHubHTTPError, OSError):
-        _download(name, "config.json")
+        described = _download(name, "config.json")
+        # Only the folders of transformers have a model type, and a tokenizer.
+        if described is not None and '"model_type"' in described.read_text(encoding="utf-8"):
+            for file in (*TOKENIZER_FILES, *OTHER_FILES):
+                _download(name, file)
     return found
 
 

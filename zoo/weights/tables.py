@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +62,9 @@ class Entry:
 
 
 Table = Sequence[Entry]
+# Takes the path of one of the zoo's arrays and the array, and returns what is kept of it, such as
+# the array on a device.
+Place = Callable[[str, np.ndarray], Any]
 
 
 def to_reference(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
@@ -138,15 +142,25 @@ def variables_from_reference(
 
 
 def variables_and_types(
-    arrays: Mapping[str, np.ndarray], table: Table, like: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray],
+    table: Table,
+    like: Mapping[str, Any],
+    place: Place = lambda path, array: array,
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Returns ``variables_from_reference``, and how many of them had which type in ``arrays``.
+
+    Args:
+        arrays: see ``variables_from_reference``. Each is read once, the largest ones first, and is
+            let go of when it is placed: at no time are two copies of all of them there.
+        table: see ``variables_from_reference``.
+        like: see ``variables_from_reference``.
+        place: puts an array of the zoo where it will stay, as soon as it is whole.
 
     Raises:
         UserError: see ``from_reference``.
     """
     counted = {name: name for name in arrays if not COUNTER.search(name)}
-    made, types = _read(Renamed(arrays, counted), table, _merged(like))
+    made, types = _read(Renamed(arrays, counted), table, _merged(like), place)
     flat = _flatten(made)
     variables = {
         name: _nested({path: flat[path] for path in _flatten(collection)})
@@ -228,7 +242,10 @@ class Renamed(Mapping[str, np.ndarray]):
 
 
 def _read(
-    arrays: Mapping[str, np.ndarray], table: Table, like: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray],
+    table: Table,
+    like: Mapping[str, Any],
+    place: Place = lambda path, array: array,
 ) -> tuple[dict[str, Any], dict[str, int]]:
     shapes = _flatten(like)
     _check_names(shapes, _paths(table), "the model's parameters")
@@ -245,9 +262,16 @@ def _read(
     for entry in table:
         entries.setdefault(stored.get(entry.reference, entry.reference), []).append(entry)
     made: dict[str, Any] = {}
+    lacking = collections.Counter(entry.ours for entry in table if entry.role == "parameter")
     types: collections.Counter[str] = collections.Counter()
     wrong: list[str] = []
-    for name in entries:
+
+    def largest_first(name: str) -> tuple[int, str]:
+        # While an array is converted it is there twice, which matters least at the beginning.
+        ours = [entry.ours for entry in entries[name] if entry.role == "parameter"]
+        return min((-math.prod(shapes[path].shape), path) for path in ours) if ours else (0, "")
+
+    for name in sorted(entries, key=largest_first):
         weights = [entry for entry in entries[name] if entry.role == "parameter"]
         if name not in arrays or entries[name][0].role == "buffer":
             continue
@@ -256,7 +280,7 @@ def _read(
             if weights:
                 types[str(whole.dtype)] += len(weights)
                 array = as_type(name, whole, shapes[weights[0].ours].dtype)
-                _put(made, _converted(name, array, weights, shapes), shapes)
+                _put(made, _converted(name, array, weights, shapes), shapes, lacking, place)
             elif entries[name][0].role == "zeros":
                 _check_zero(name, whole)
             else:
@@ -275,13 +299,32 @@ def _put(
     made: dict[str, Any],
     arrays: Mapping[tuple[str, int | None], np.ndarray],
     shapes: Mapping[str, Any],
+    lacking: collections.Counter[str],
+    place: Place,
 ) -> None:
     """Adds arrays to those that are made; that of a layer to those of the other layers."""
     for (path, layer), array in arrays.items():
+        lacking[path] -= 1
         if layer is None:
             made[path] = array
         else:
-            made.setdefault(path, np.empty(shapes[path].shape, array.dtype))[layer] = array
+            if path not in made:
+                made[path] = _aligned(shapes[path].shape, array.dtype)
+            made[path][layer] = array
+        if not lacking[path]:
+            made[path] = place(path, made[path])
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Returns an array without values that jax can take over on a CPU instead of copying it."""
+    bytes_needed = math.prod(shape) * dtype.itemsize
+    memory = np.empty(bytes_needed + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + bytes_needed].view(dtype).reshape(shape)
+
+
+# Bytes; XLA's own arrays on a CPU begin at such addresses.
+_ALIGNMENT = 64
 
 
 def _converted(

@@ -26,7 +26,8 @@ def as_type(
 ) -> Float[np.ndarray, "*shape"]:
     """Returns an array of weights in a model's type.
 
-    float16 and bfloat16 become float32 without rounding; float64 is rounded.
+    A type with fewer digits becomes another without rounding, such as float16 and bfloat16 become
+    float32; one with more digits is rounded, as float64 is.
 
     Args:
         name: the array's name, for errors.
@@ -68,5 +69,10 @@ def described(types: Mapping[str, int], wanted: Any) -> str:
     name = str(np.dtype(wanted))
     if set(types) <= {name}:
         return counts
-    rounded = ", float64 rounded" if "float64" in types else ""
+    finer = [one for one in sorted(types) if _digits(one) > _digits(name)]
+    rounded = f", {' and '.join(finer)} rounded" if finer else ""
     return f"{counts}, converted to {name}{rounded}"
+
+
+def _digits(name: str) -> int:
+    return int(ml_dtypes.finfo(np.dtype(name)).nmant)
