@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from zoo import commands
-from zoo.cli import ask, evaluate, export, launch, listing, plan, prepare, report
+from zoo.cli import (
+    ask,
+    chat,
+    evaluate,
+    export,
+    generate,
+    launch,
+    listing,
+    plan,
+    prepare,
+    report,
+)
 from zoo.errors import UserError
 
 # Each module has HELP, add_arguments(parser) and run(options, overrides).
@@ -18,7 +29,10 @@ COMMANDS: Mapping[str, ModuleType] = {
     "plan": plan,
     "prepare": prepare,
     "launch": launch,
+    "chat": chat,
 }
+# Commands that ask a run, or with --model a folder of published weights.
+OF_MODELS: Mapping[str, ModuleType] = {"generate": generate}
 # The commands that take fields of a config.
 _TAKE_FIELDS = ("evaluate", "plan")
 
@@ -45,10 +59,12 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError(f"{name}: the first word is a command, as in `zoo list`; see `zoo --help`")
     if overrides and name not in _TAKE_FIELDS:
         raise UserError(f"zoo {name} takes no {overrides[0]}")
-    if name not in COMMANDS:
+    of_model = any(word == "--model" or word.startswith("--model=") for word in others)
+    commands_here = {**COMMANDS, **OF_MODELS} if of_model else COMMANDS
+    if name not in commands_here:
         ask.run(name, others[1:])
         return
-    command = COMMANDS[name]
+    command = commands_here[name]
     parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
     command.add_arguments(parser)
     run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
@@ -57,8 +73,13 @@ def _main(arguments: Sequence[str]) -> None:
 
 def _help() -> str:
     """Returns the list of commands, including those that ask a run."""
+
+    def listed(commands: Mapping[str, ModuleType]) -> list[str]:
+        return [f"  {name:<12}{module.HELP.splitlines()[0]}" for name, module in commands.items()]
+
     lines = ["usage: zoo COMMAND …", "", "A functional model zoo for JAX.", "", "Any run:"]
-    lines += [f"  {name:<12}{command.HELP.splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += listed({name: module for name, module in COMMANDS.items() if module is not chat})
     lines += ["", "Runs of some tasks:"]
     lines += [f"  {name:<12}{purpose}" for name, purpose in ask.purposes().items()]
+    lines += ["", "Published weights, with --model:", *listed({**OF_MODELS, "chat": chat})]
     return "\n".join([*lines, "", "`zoo COMMAND --help` says what a command takes."])

@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo.cli.run_arguments import add_run
 from zoo.errors import UserError, did_you_mean
@@ -41,8 +42,16 @@ def run(name: str, arguments: Sequence[str]) -> None:
     verb.add_arguments(parser)
     options = parser.parse_args(arguments)
     loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
-    for answer in verb.answer(loaded, options, lambda text: print(text, file=sys.stderr)):
-        if options.json:
+    show(
+        verb.answer(loaded, options, lambda text: print(text, file=sys.stderr)),
+        as_json=options.json,
+    )
+
+
+def show(answers: Iterable[Any], *, as_json: bool) -> None:
+    """Prints answers: as they come, or one JSON object a line."""
+    for answer in answers:
+        if as_json:
             output = "".join(answer.shown) if answer.output is None else answer.output
             print(json.dumps({"input": answer.given, "output": output}, ensure_ascii=False))
             continue
@@ -67,7 +76,7 @@ def _parser(name: str, purpose: str) -> argparse.ArgumentParser:
 
 def _without_run(name: str, *, helps: bool) -> None:
     """Prints the help of a verb for each task that has it."""
-    from zoo.cli import COMMANDS
+    from zoo.cli import COMMANDS, OF_MODELS
     from zoo.tasks import WINGS
 
     having = [wing for wing in WINGS if name in wing.verbs]
@@ -78,11 +87,17 @@ def _without_run(name: str, *, helps: bool) -> None:
             "your own needs --workdir"
         )
     if not helps:
-        raise UserError(f"zoo {name}: --workdir is missing: give the run's folder")
+        instead = ", or --model and a folder of published weights" if name in OF_MODELS else ""
+        raise UserError(f"zoo {name}: --workdir is missing: give the run's folder{instead}")
     for wing in having:
         verb = wing.verbs[name]
         parser = _parser(name, f"For a run with task.name={wing.name!r}: {verb.purpose}.")
         verb.add_arguments(parser)
+        print(parser.format_help())
+    if name in OF_MODELS:
+        command = OF_MODELS[name]
+        parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
+        command.add_arguments(parser)
         print(parser.format_help())
 
 
