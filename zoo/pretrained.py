@@ -324,17 +324,17 @@ def tables_of(
     return {library: make(module, params) for library, make in family.weights.items()}
 
 
-def _like(module: nn.Module, inputs: Mapping[str, Any], dtype: str = "float32") -> dict[str, Any]:
+def _like(
+    module: nn.Module, inputs: Mapping[str, Any], dtype: str = "float32"
+) -> dict[str, Any]:
     """Returns the shapes of a module's variables, with the type in which they are loaded."""
     shapes: dict[str, Any] = jax.eval_shape(lambda: module.init(jax.random.key(0), **inputs))
     if dtype == "float32":
         return shapes
     return jax.tree.map(
-        lambda leaf: (
-            jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
-            if jnp.issubdtype(leaf.dtype, jnp.floating)
-            else leaf
-        ),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else leaf,
         shapes,
     )
 

@@ -281,7 +281,9 @@ def _pieces_of_words(
     return backend
 
 
-def _add(backend: Any, config: Mapping[str, Any], special: Mapping[str, Mapping[str, Any]]) -> None:
+def _add(
+    backend: Any, config: Mapping[str, Any], special: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Adds the tokens that only ``tokenizer_config.json`` names, in the order of their numbers."""
     from tokenizers import AddedToken
 

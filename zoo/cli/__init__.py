@@ -29,10 +29,10 @@ COMMANDS: Mapping[str, ModuleType] = {
     "plan": plan,
     "prepare": prepare,
     "launch": launch,
-    "chat": chat,
 }
-# Commands that ask a run, or with --model a folder of published weights.
-OF_MODELS: Mapping[str, ModuleType] = {"generate": generate}
+# With --model these use a folder of published weights; without it a run, where its task has the
+# command.
+OF_MODELS: Mapping[str, ModuleType] = {"generate": generate, "chat": chat}
 # The commands that take fields of a config.
 _TAKE_FIELDS = ("evaluate", "plan")
 
@@ -60,11 +60,10 @@ def _main(arguments: Sequence[str]) -> None:
     if overrides and name not in _TAKE_FIELDS:
         raise UserError(f"zoo {name} takes no {overrides[0]}")
     of_model = any(word == "--model" or word.startswith("--model=") for word in others)
-    commands_here = {**COMMANDS, **OF_MODELS} if of_model else COMMANDS
-    if name not in commands_here:
+    command = COMMANDS.get(name) or (OF_MODELS.get(name) if of_model else None)
+    if command is None:
         ask.run(name, others[1:])
         return
-    command = commands_here[name]
     parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
     command.add_arguments(parser)
     run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
@@ -78,8 +77,8 @@ def _help() -> str:
         return [f"  {name:<12}{module.HELP.splitlines()[0]}" for name, module in commands.items()]
 
     lines = ["usage: zoo COMMAND …", "", "A functional model zoo for JAX.", "", "Any run:"]
-    lines += listed({name: module for name, module in COMMANDS.items() if module is not chat})
+    lines += listed(COMMANDS)
     lines += ["", "Runs of some tasks:"]
     lines += [f"  {name:<12}{purpose}" for name, purpose in ask.purposes().items()]
-    lines += ["", "Published weights, with --model:", *listed({**OF_MODELS, "chat": chat})]
+    lines += ["", "Published weights, with --model:", *listed(OF_MODELS)]
     return "\n".join([*lines, "", "`zoo COMMAND --help` says what a command takes."])

@@ -80,13 +80,15 @@ def _without_run(name: str, *, helps: bool) -> None:
     from zoo.tasks import WINGS
 
     having = [wing for wing in WINGS if name in wing.verbs]
-    if not having:
-        known = {*COMMANDS, *(verb for wing in WINGS for verb in wing.verbs)}
+    if not having and name not in OF_MODELS:
+        known = {*COMMANDS, *OF_MODELS, *(verb for wing in WINGS for verb in wing.verbs)}
         raise UserError(
             f"there is no command {name!r}.{did_you_mean(name, known)} A command of a task of "
             "your own needs --workdir"
         )
     if not helps:
+        if not having:
+            raise UserError(f"zoo {name}: --model is missing: give a folder of published weights")
         instead = ", or --model and a folder of published weights" if name in OF_MODELS else ""
         raise UserError(f"zoo {name}: --workdir is missing: give the run's folder{instead}")
     for wing in having:
@@ -102,9 +104,14 @@ def _without_run(name: str, *, helps: bool) -> None:
 
 
 def _refuse(name: str, task: str, verbs: Sequence[str], workdir: str) -> None:
+    from zoo.cli import OF_MODELS
     from zoo.tasks import WINGS
 
     having = [wing.name for wing in WINGS if name in wing.verbs]
+    if not having and name in OF_MODELS:
+        raise UserError(
+            f"zoo {name} needs published weights: give --model and their folder, not --workdir"
+        )
     if not having:
         raise UserError(
             f"there is no command {name!r} for a run with task.name={task!r}."

@@ -1,0 +1,222 @@
+"""Decoding against ``transformers.generate`` in float32: 50 prompts for each model.
+
+A model joins with one line in ``MODELS``.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peers
+import pytest
+
+from zoo.decoding import beam_search, generate, greedy, pad_left
+from zoo.families import create_model, find
+from zoo.pretrained import load_variables
+
+VOCAB, CONTEXT, NEW = 37, 64, 12
+# Tokens that end a text; what fills up texts, which the prompts do not have.
+ENDS, PAD = (2, 5), 3
+TINY = {"vocab_size": VOCAB, "initializer_range": 0.6, "eos_token_id": list(ENDS)}
+MODELS = {
+    "gpt2": (
+        "gpt", "GPT2LMHeadModel",
+        {"n_positions": CONTEXT, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 1},
+    ),
+}  # fmt: skip
+
+
+class Both(NamedTuple):
+    """The same model here and in transformers.
+
+    Attributes:
+        begin: makes our prompt, its padding and the cache, of prompts and the room after them.
+        step: ours.
+        theirs: the model of transformers.
+        inputs: makes what their ``generate`` takes of prompts.
+    """
+
+    begin: Any
+    step: Any
+    theirs: Any
+    inputs: Any
+
+
+@functools.cache
+def both(name):
+    torch, transformers = peers.torch(), peers.transformers()
+    ours, class_name, attributes = MODELS[name]
+    torch.manual_seed(1)
+    made = getattr(transformers, class_name)
+    config = made.config_class(**TINY, pad_token_id=PAD, **attributes)
+    theirs = made(config).eval()
+    family = find(ours)
+    module = create_model(ours, **family.attributes_of(config.to_diff_dict()))
+    weights = {key: value.detach().numpy() for key, value in theirs.named_parameters()}
+    variables = load_variables(family, module, weights, family.example(module))
+    if family.kind == "encoder_decoder":
+        return _encoder_decoder(module, variables, theirs)
+    return _decoder(module, variables, theirs)
+
+
+def _decoder(module, variables, theirs):
+    def begin(prompts, new):
+        tokens, padding = pad_left(prompts, max(map(len, prompts)), token=PAD)
+        cache = module.initial_cache(len(tokens), tokens.shape[1] + new, padding=padding)
+        return jnp.asarray(tokens), jnp.asarray(padding), cache
+
+    def inputs(prompts):
+        tokens, padding = pad_left(prompts, max(map(len, prompts)), token=PAD)
+        mask = np.arange(tokens.shape[1]) >= padding[:, None]
+        return {"input_ids": tokens, "attention_mask": mask.astype(np.int64)}
+
+    step = jax.tree_util.Partial(module.apply, variables)
+    return Both(begin, step, theirs, inputs)
+
+
+def _encoder_decoder(module, variables, theirs):
+    start = theirs.config.decoder_start_token_id
+
+    def padded(sources):
+        tokens = np.full((len(sources), max(map(len, sources))), PAD)
+        for row, source in zip(tokens, sources, strict=True):
+            row[: len(source)] = source
+        return tokens, tokens != PAD
+
+    def begin(sources, new):
+        tokens, mask = padded(sources)
+        cache = module.apply(
+            variables, jnp.asarray(tokens), jnp.asarray(mask), new + 1, method="begin"
+        )
+        return jnp.full((len(tokens), 1), start), None, cache
+
+    def inputs(sources):
+        tokens, mask = padded(sources)
+        return {"input_ids": tokens, "attention_mask": mask.astype(np.int64)}
+
+    step = jax.tree_util.Partial(functools.partial(module.apply, method="step"), variables)
+    return Both(begin, step, theirs, inputs)
+
+
+def batches():
+    """Five batches of ten prompts. Those of three differ in length, those of two do not."""
+    generator = np.random.default_rng(7)
+    lengths = [
+        *(generator.integers(1, 17, 10) for _ in range(3)), np.full(10, 16), np.full(10, 9),
+    ]  # fmt: skip
+    return [[generator.integers(6, VOCAB, n).tolist() for n in batch] for batch in lengths]
+
+
+def theirs_of(model, prompts, **options):
+    """What transformers adds to prompts, filled up with padding; ours must be the same."""
+    torch = peers.torch()
+    inputs = {name: torch.tensor(x) for name, x in model.inputs(prompts).items()}
+    with torch.inference_mode():
+        found = model.theirs.generate(
+            **inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=PAD, **options
+        ).numpy()
+    given = 1 if model.theirs.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    made = np.full((len(prompts), NEW), PAD)
+    made[:, : found.shape[1] - given] = found[:, given:]
+    return made
+
+
+def check(name, decode, **options):
+    model, different = both(name), set()
+    for prompts in batches():
+        # transformers penalises the padding of prompts too, so there each length goes by itself.
+        alone = "repetition_penalty" in options and not model.theirs.config.is_encoder_decoder
+        made = np.asarray(decode(model, prompts))
+        groups = {len(p): [q for q in prompts if len(q) == len(p)] for p in prompts}
+        for group in groups.values() if alone else [prompts]:
+            rows = [prompts.index(prompt) for prompt in group]
+            np.testing.assert_array_equal(made[rows], theirs_of(model, group, **options))
+        different |= {tuple(row) for row in made.tolist()}
+    assert len(different) > 25, "prompts are continued alike: nothing is compared"
+    return different
+
+
+# Filled up alike, so that batches share one program.
+@functools.partial(jax.jit, static_argnames=("options",))
+def _greedy(step, cache, prompt, padding, options):
+    return greedy(
+        step, cache, prompt, max_new_tokens=NEW, end=ENDS, padding=PAD, prompt_padding=padding,
+        **dict(options),
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("options",))
+def _beams(step, cache, prompt, padding, options):
+    return beam_search(
+        step, cache, prompt, max_new_tokens=NEW, end=ENDS, padding=PAD, prompt_padding=padding,
+        num_beams=4, **dict(options),
+    )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.4}])
+def test_greedy_is_that_of_transformers(name, options):
+    def decode(model, prompts):
+        prompt, padding, cache = model.begin(prompts, NEW)
+        return _greedy(model.step, cache, prompt, padding, tuple(options.items()))
+
+    texts = check(name, decode, num_beams=1, **options)
+    assert all(any(end in text for text in texts) for end in ENDS), "each token ends a text"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "options", [{}, {"length_penalty": -0.5, "repetition_penalty": 1.4}, {"length_penalty": 2.0}]
+)
+def test_beam_search_is_that_of_transformers(name, options):
+    def decode(model, prompts):
+        prompt, padding, cache = model.begin(prompts, NEW)
+        return _beams(model.step, cache, prompt, padding, tuple(options.items()))
+
+    texts = check(name, decode, num_beams=4, **options)
+    assert any(end in text for text in texts for end in ENDS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cached_logits_are_those_of_the_whole_text(name):
+    model = both(name)
+    for prompts in batches()[:1]:
+        prompt, padding, cache = model.begin(prompts, NEW)
+        added = jnp.asarray(np.random.default_rng(0).integers(6, VOCAB, (len(prompts), 4)))
+        apply = jax.jit(model.step)
+        first, cache = apply(prompt, cache)
+        each = [first[:, -1]]
+        for place in range(4):
+            logits, cache = apply(added[:, place : place + 1], cache)
+            each.append(logits[:, -1])
+        _, _, cache = model.begin(prompts, NEW)
+        whole, _ = apply(jnp.concatenate([prompt, added], axis=1), cache)
+        np.testing.assert_allclose(jnp.stack(each, 1), whole[:, -5:], rtol=1e-4, atol=1e-4)
+        torch = peers.torch()
+        if model.theirs.config.is_encoder_decoder:
+            return
+        # Without a cache and without padding: each text by itself.
+        for row, tokens in enumerate(prompts):
+            text = torch.tensor([[*tokens, *added[row].tolist()]])
+            with torch.inference_mode():
+                alone = model.theirs(text).logits[0, -5:].numpy()
+            np.testing.assert_allclose(whole[row, -5:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_of_generate_do_not_depend_on_the_batch_or_the_padding():
+    model = both("gpt2")
+    ours = create_model("gpt", **find("gpt").attributes_of(model.theirs.config.to_diff_dict()))
+    options = {"max_new_tokens": NEW, "context": CONTEXT, "temperature": 0}
+    key = jax.random.key(0)
+    # The last prompts leave no room for padding; the new tokens of the very last pass the context.
+    lengths = [1, 9, 40, CONTEXT - NEW]
+    generator = np.random.default_rng(3)
+    prompts = [generator.integers(6, VOCAB, n).tolist() for n in lengths]
+    together = np.stack(list(generate(model.step, ours.initial_cache, prompts, key, **options)))
+    for row, prompt in enumerate(prompts):
+        expected = theirs_of(model, [prompt], num_beams=1, eos_token_id=None)[0]
+        np.testing.assert_array_equal(together[:, row], expected)
+        alone = list(generate(model.step, ours.initial_cache, [prompt], key, **options))
+        np.testing.assert_array_equal(np.concatenate(alone), expected)
