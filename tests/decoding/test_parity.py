@@ -183,7 +183,7 @@ def test_beam_search_is_that_of_transformers(name, options):
 def test_cached_logits_are_those_of_the_whole_text(name):
     model = both(name)
     for prompts in batches()[:1]:
-        prompt, padding, cache = model.begin(prompts, NEW)
+        prompt, _, cache = model.begin(prompts, NEW)
         added = jnp.asarray(np.random.default_rng(0).integers(6, VOCAB, (len(prompts), 4)))
         apply = jax.jit(model.step)
         first, cache = apply(prompt, cache)

@@ -74,10 +74,12 @@ class TextStream:
 
     def _until_stop(self, text: str) -> str:
         self._held += text
-        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
             self.ended = True
-            return self._held[: min(found)]
+            # The one that is complete first, however the tokens cut the text.
+            place, _ = min(found, key=lambda each: (each[0] + len(each[1]), each[0]))
+            return self._held[:place]
         unsure = max(
             (n for stop in self._stops for n in range(len(stop)) if self._held.endswith(stop[:n])),
             default=0,
