@@ -13,7 +13,7 @@ import peers
 import pytest
 
 from zoo.decoding import beam_search, generate, greedy, pad_left
-from zoo.families import create_model, find
+from zoo.families import FAMILIES, create_model
 from zoo.pretrained import load_variables
 
 VOCAB, CONTEXT, NEW = 37, 64, 12
@@ -21,25 +21,31 @@ VOCAB, CONTEXT, NEW = 37, 64, 12
 WIDTH = 16
 # Tokens that end a text; what fills up texts, which the prompts do not have.
 ENDS, PAD = (2, 7, 12, 17, 22), 3
-TINY = {"vocab_size": VOCAB, "initializer_range": 0.6, "eos_token_id": list(ENDS)}
+TINY = {
+    "vocab_size": VOCAB,
+    "initializer_range": 0.6,
+    "eos_token_id": list(ENDS),
+    "bos_token_id": 1,
+    "pad_token_id": PAD,
+}
+# What the config of transformers says besides, by the name of its class.
 MODELS = {
-    "gpt2": (
-        "gpt", "GPT2LMHeadModel",
-        {"n_positions": CONTEXT, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 1},
-    ),
-}  # fmt: skip
+    "GPT2LMHeadModel": {"n_positions": CONTEXT, "n_embd": 16, "n_layer": 2, "n_head": 2},
+}
 
 
 class Both(NamedTuple):
     """The same model here and in transformers.
 
     Attributes:
+        module: ours.
         begin: makes our prompt, its padding and the cache, of prompts and the room after them.
-        step: ours.
+        step: our model as a step.
         theirs: the model of transformers.
         inputs: makes what their ``generate`` takes of prompts.
     """
 
+    module: Any
     begin: Any
     step: Any
     theirs: Any
@@ -49,13 +55,12 @@ class Both(NamedTuple):
 @functools.cache
 def both(name):
     torch, transformers = peers.torch(), peers.transformers()
-    ours, class_name, attributes = MODELS[name]
     torch.manual_seed(1)
-    made = getattr(transformers, class_name)
-    config = made.config_class(**TINY, pad_token_id=PAD, **attributes)
-    theirs = made(config).eval()
-    family = find(ours)
-    module = create_model(ours, **family.attributes_of(config.to_diff_dict()))
+    made = getattr(transformers, name)
+    theirs = made(made.config_class(**TINY, **MODELS[name])).eval()
+    (family,) = (family for family in FAMILIES if name in family.published)
+    attributes = family.attributes_of(theirs.config.to_diff_dict())
+    module = create_model(family.published[name], **attributes)
     weights = {key: value.detach().numpy() for key, value in theirs.named_parameters()}
     variables = load_variables(family, module, weights, family.example(module))
     if family.kind == "encoder_decoder":
@@ -75,7 +80,7 @@ def _decoder(module, variables, theirs):
         return {"input_ids": tokens, "attention_mask": mask.astype(np.int64)}
 
     step = jax.tree_util.Partial(module.apply, variables)
-    return Both(begin, step, theirs, inputs)
+    return Both(module, begin, step, theirs, inputs)
 
 
 def _encoder_decoder(module, variables, theirs):
@@ -99,7 +104,7 @@ def _encoder_decoder(module, variables, theirs):
         return {"input_ids": tokens, "attention_mask": mask.astype(np.int64)}
 
     step = jax.tree_util.Partial(functools.partial(module.apply, method="step"), variables)
-    return Both(begin, step, theirs, inputs)
+    return Both(module, begin, step, theirs, inputs)
 
 
 def batches():
@@ -206,18 +211,19 @@ def test_cached_logits_are_those_of_the_whole_text(name):
 
 
 def test_tokens_of_generate_do_not_depend_on_the_batch_or_the_padding():
-    model = both("gpt2")
-    ours = create_model("gpt", **find("gpt").attributes_of(model.theirs.config.to_diff_dict()))
+    model = both("GPT2LMHeadModel")
     options = {"max_new_tokens": NEW, "context": CONTEXT, "temperature": 0}
     key = jax.random.key(0)
     # The longest leave no room for a width that is a power of two.
     lengths = [1, 9, 40, CONTEXT - NEW]
     generator = np.random.default_rng(3)
     prompts = [generator.integers(6, VOCAB, n).tolist() for n in lengths]
-    together = np.stack(list(generate(model.step, ours.initial_cache, prompts, key, **options)))
+    together = np.stack(
+        list(generate(model.step, model.module.initial_cache, prompts, key, **options))
+    )
     for row, prompt in enumerate(prompts):
         expected = theirs_of(model, [prompt], num_beams=1, eos_token_id=None)[0]
         np.testing.assert_array_equal(together[:, row], expected)
         if len(prompt) in (9, 40):
-            alone = list(generate(model.step, ours.initial_cache, [prompt], key, **options))
+            alone = list(generate(model.step, model.module.initial_cache, [prompt], key, **options))
             np.testing.assert_array_equal(np.concatenate(alone), expected)

@@ -55,7 +55,7 @@ OPTIONS = [
     {"temperature": 0.6},
     {"top_k": 3},
     {"top_p": 0.7},
-    {"min_p": 0.3},
+    {"min_p": 0.05},
     {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "min_p": 0.15},
 ]
 
