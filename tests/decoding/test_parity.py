@@ -23,14 +23,20 @@ WIDTH = 16
 ENDS, PAD = (2, 7, 12, 17, 22), 3
 TINY = {
     "vocab_size": VOCAB,
-    "initializer_range": 0.6,
     "eos_token_id": list(ENDS),
     "bos_token_id": 1,
     "pad_token_id": PAD,
 }
-# What the config of transformers says besides, by the name of its class.
+# What the config of transformers says besides, by the name of its class. Weights are so large that
+# prompts are continued differently.
 MODELS = {
-    "GPT2LMHeadModel": {"n_positions": CONTEXT, "n_embd": 16, "n_layer": 2, "n_head": 2},
+    "GPT2LMHeadModel": {
+        "n_positions": CONTEXT,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "initializer_range": 0.6,
+    },
 }
 
 

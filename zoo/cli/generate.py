@@ -85,11 +85,12 @@ def text_model(model: "Pretrained") -> "TextModel":
             f"{model.name!r} is of the kind {family.kind!r} and does not continue texts: give a "
             "model of the kind 'causal_lm', such as GPT-2"
         )
-    module, tokenizer = model.module, model.tokenizer
+    module: Any = model.module
+    tokenizer = model.tokenizer
     return TextModel(
         step=jax.tree_util.Partial(module.apply, model.variables),
-        initial_cache=module.initial_cache,  # type: ignore[attr-defined]
-        context=None if module.recurrent else module.context,  # type: ignore[attr-defined]
+        initial_cache=module.initial_cache,
+        context=None if module.recurrent else module.context,
         encode=tokenizer.encode,
         decode=lambda tokens: tokenizer.decode(tokens, skip_special_tokens=True),
         ends=end_tokens(model.folder, tokenizer.token("eos")),

@@ -62,8 +62,8 @@ def generate(
     """
     longest = max((len(prompt) for prompt in prompts), default=0)
     # A width of one takes the empty prompts too, which pad_left refuses.
-    tokens, padding = pad_left(prompts, max(longest, 1))
-    check_request(tokens, max_new_tokens)
+    rows, padding = pad_left(prompts, max(longest, 1))
+    check_request(jnp.asarray(rows), max_new_tokens)
     ends = ends_of(end)
     if context is None:
         if padding.any():
@@ -85,11 +85,12 @@ def generate(
                 "shorten the prompt or lower max_new_tokens"
             )
         width = bucket(longest) if bucket(longest) + max_new_tokens <= context else longest
-        tokens, padding = pad_left(prompts, width)
+        rows, padding = pad_left(prompts, width)
         room = min(bucket(width + max_new_tokens), context)
         make = functools.partial(initial_cache, len(prompts), room)
         hidden = jnp.asarray(padding)
-    options = {
+    tokens = jnp.asarray(rows)
+    options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "end": ends,
         "padding": ends[0] if ends else 0,

@@ -20,7 +20,7 @@ class _State(NamedTuple):
     Attributes:
         round: the number of rounds so far.
         tokens: the new tokens, and room for those that a round may add beyond the last.
-        count: the number of new tokens.
+        length: the number of new tokens.
         ended: whether one of them ends the text.
         cache: the target's cache of all tokens but the last one.
         draft_cache: the same of the draft model.
@@ -28,7 +28,7 @@ class _State(NamedTuple):
 
     round: Int[Array, ""]
     tokens: Int[Array, " room"]
-    count: Int[Array, ""]
+    length: Int[Array, ""]
     ended: Bool[Array, ""]
     cache: Any
     draft_cache: Any
@@ -106,7 +106,7 @@ def speculate(
     def body(state: _State) -> _State:
         round_key = jax.random.fold_in(key, state.round)
         draft_key, accept_key, last_key = jax.random.split(round_key, 3)
-        last = state.tokens[state.count - 1]
+        last = state.tokens[state.length - 1]
         # One token more than proposed: its draw is not used, but the draft model has then read all
         # that it proposed.
         (_, draft_cache), (drawn, proposed) = jax.lax.scan(
@@ -126,21 +126,21 @@ def speculate(
         added = jnp.concatenate([drawn, drawn[-1:]]).at[accepted].set(_draw(rest, last_key))
 
         # Later rounds write over what follows the accepted tokens.
-        tokens = jax.lax.dynamic_update_slice(state.tokens, added, (state.count,))
+        tokens = jax.lax.dynamic_update_slice(state.tokens, added, (state.length,))
         counts = jnp.arange(ahead + 1) <= accepted
         ended = state.ended | (is_end(added, ends) & counts).any()
         forgotten = ahead - accepted
         return _State(
             round=state.round + 1,
             tokens=tokens,
-            count=state.count + accepted + 1,
+            length=state.length + accepted + 1,
             ended=ended,
             cache=_without(cache, forgotten),
             draft_cache=_without(draft_cache, forgotten),
         )
 
     def goes_on(state: _State) -> Bool[Array, ""]:
-        return (state.count < max_new_tokens) & ~state.ended
+        return (state.length < max_new_tokens) & ~state.ended
 
     logits, cache = step(prompt, cache)
     _, draft_cache = draft_step(prompt, draft_cache)
@@ -149,7 +149,7 @@ def speculate(
     state = _State(
         round=jnp.int32(1),
         tokens=jnp.full(max_new_tokens + ahead + 1, padding, jnp.int32).at[0].set(first),
-        count=jnp.int32(1),
+        length=jnp.int32(1),
         ended=is_end(first, ends),
         cache=cache,
         draft_cache=draft_cache,

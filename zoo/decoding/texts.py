@@ -45,7 +45,8 @@ class TextStream:
         self.ended = False
         self._decode, self._ends, self._stops = decode, frozenset(ends), tuple(stops)
         # Tokens are decoded together with those of the piece before: their text may depend on it.
-        self._before, self._new, self._held = list(after), [], ""
+        self._before, self._held = list(after), ""
+        self._new: list[int] = []
 
     def add(self, token: int) -> str:
         """Returns the text that is certain now that one more token is known; it may be empty."""
