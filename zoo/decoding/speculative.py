@@ -119,7 +119,7 @@ def speculate(
         places = jnp.arange(ahead)
         p, q = wanted[places, drawn], proposed[places, drawn]
         fits = jax.random.uniform(accept_key, (ahead,), p.dtype) * q < p
-        accepted = jnp.cumprod(fits.astype(jnp.int32)).sum()
+        accepted = jnp.cumprod(fits.astype(jnp.int32)).sum(dtype=jnp.int32)
         # After the last proposal there is nothing to subtract.
         proposed = jnp.concatenate([proposed, jnp.zeros_like(proposed[:1])])
         rest = jnp.maximum(wanted[accepted] - proposed[accepted], 0)
