@@ -1,7 +1,7 @@
 """All that is measured, by name."""
 
 from benchmarks.families.cnn import CNNStep
-from benchmarks.families.gpt import Decoding, GPTStep
+from benchmarks.families.gpt import Decoding, Generation, GPTStep
 from benchmarks.families.inference import Forward
 from benchmarks.families.loops import TORCH, Data, Loop
 from benchmarks.families.recurrent import RecurrentStep
@@ -25,6 +25,12 @@ WORKS: dict[str, Work] = {
     "gpt": GPTStep(),
     "decoding-1": Decoding(1),
     "decoding-16": Decoding(16),
+    **{
+        f"{part}-{size}-{rows}": Generation(size, rows, reads=part == "prompt")
+        for size in ("10m", "124m")
+        for part in ("prompt", "generation")
+        for rows in (1, 16)
+    },
     "unet": UNetStep(),
     "sampling": Sampling(),
     **{f"loop-{config}": Loop(config) for config in (*TORCH, "lstm:gru", "lstm:rnn")},

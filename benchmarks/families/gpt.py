@@ -1,6 +1,7 @@
 """A GPT, by default of 10 million parameters: its training step, and decoding with a cache."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,8 @@ from zoo.training import jit
 
 VOCAB, HEAD_WIDTH = 65, 64
 PROMPT, NEW_TOKENS = 16, 128
+# What a prompt has where reading it is timed by itself.
+LONG_PROMPT = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,45 +145,109 @@ class Decoding(Work):
 
     def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
         """The zoo: one compiled function."""
-        model, batches = DECODER, read_batches(folder, dtype)
-        variables = _read(folder, model, dtype)
-
-        @jit
-        def decode(variables: Any, prompt: Any) -> Any:
-            cache = model.initial_cache(self.rows, PROMPT + NEW_TOKENS, jnp.dtype(dtype))
-            return greedy(
-                lambda tokens, cache: model.apply(variables, tokens, cache),
-                cache,
-                prompt,
-                max_new_tokens=NEW_TOKENS,
-            )
-
-        return lambda index: _fingerprint(
-            np.asarray(decode(variables, batches[index % len(batches)]["tokens"]))
-        )
+        variables = _read(folder, DECODER, dtype)
+        return _greedy(DECODER, variables, read_batches(folder, dtype), dtype, NEW_TOKENS)
 
     def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
         """Hugging Face's ``generate``."""
-        import torch
-
         model = torch_model(_theirs(DECODER), folder, dtype, setting).eval()
-        batches = torch_batches(folder, dtype, setting)
+        return _torch_greedy(model, torch_batches(folder, dtype, setting), NEW_TOKENS)
 
-        def decode(index: int) -> float:
-            prompt = batches[index % len(batches)]["tokens"]
-            with torch.inference_mode():
-                tokens = model.generate(
-                    prompt,
-                    attention_mask=torch.ones_like(prompt),
-                    max_new_tokens=NEW_TOKENS,
-                    min_new_tokens=NEW_TOKENS,
-                    do_sample=False,
-                    pad_token_id=0,
-                    use_cache=True,
-                )
-            return _fingerprint(tokens[:, PROMPT:].numpy())
 
-        return decode
+@dataclasses.dataclass(frozen=True)
+class Generation(Work):
+    """Cached greedy decoding; reading the prompt and giving new tokens are timed apart.
+
+    A call reads a long prompt and gives one token, or it reads one token and gives many. ``tokens``
+    divided by its time are the tokens a second.
+
+    Attributes:
+        size: ``10m`` or ``124m``, the parameters of the model.
+        rows: texts at once.
+        reads: whether it is the prompt that is timed.
+    """
+
+    size: str
+    rows: int
+    reads: bool
+
+    group: ClassVar[str] = "generation"
+    goals: ClassVar[dict[str, float]] = {}
+    checked: ClassVar[tuple[str, ...]] = ("float64",)
+
+    @property
+    def title(self) -> str:
+        """What is done."""
+        parameters = {"10m": "10 M", "124m": "124 M"}[self.size]
+        done = f"prompt of {LONG_PROMPT} tokens read" if self.reads else f"{NEW_TOKENS} new tokens"
+        return f"generation, {parameters} parameters, {done}, batch {self.rows}"
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of a call, of all texts."""
+        return self.rows * (LONG_PROMPT if self.reads else NEW_TOKENS)
+
+    def prepare(self, folder: Path) -> None:
+        """Writes prompts and weights."""
+        model = GENERATORS[self.size]
+        batches = token_batches(self.rows, self._prompt, model.vocab_size)[:4]
+        write(folder, batches, _init(model), gpt_table(model.num_layers))
+
+    def ours(self, folder: Path, dtype: str, *, timed: bool) -> Call:
+        """The zoo: one compiled function."""
+        model, batches = GENERATORS[self.size], read_batches(folder, dtype)
+        return _greedy(model, _read(folder, model, dtype), batches, dtype, self._new)
+
+    def torch(self, folder: Path, dtype: str, *, timed: bool, setting: str) -> Call:
+        """Hugging Face's ``generate``."""
+        model = torch_model(_theirs(GENERATORS[self.size]), folder, dtype, setting).eval()
+        return _torch_greedy(model, torch_batches(folder, dtype, setting), self._new)
+
+    @property
+    def _prompt(self) -> int:
+        return LONG_PROMPT if self.reads else 1
+
+    @property
+    def _new(self) -> int:
+        return 1 if self.reads else NEW_TOKENS
+
+
+def _greedy(
+    model: GPT, variables: Any, batches: Sequence[dict[str, Any]], dtype: str, new: int
+) -> Call:
+    @jit
+    def decode(variables: Any, prompt: Any) -> Any:
+        cache = model.initial_cache(prompt.shape[0], prompt.shape[1] + new, jnp.dtype(dtype))
+        return greedy(
+            lambda tokens, cache: model.apply(variables, tokens, cache),
+            cache,
+            prompt,
+            max_new_tokens=new,
+        )
+
+    return lambda index: _fingerprint(
+        np.asarray(decode(variables, batches[index % len(batches)]["tokens"]))
+    )
+
+
+def _torch_greedy(model: Any, batches: Sequence[dict[str, Any]], new: int) -> Call:
+    import torch
+
+    def decode(index: int) -> float:
+        prompt = batches[index % len(batches)]["tokens"]
+        with torch.inference_mode():
+            tokens = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=0,
+                use_cache=True,
+            )
+        return _fingerprint(tokens[:, prompt.shape[1] :].numpy())
+
+    return decode
 
 
 def _fingerprint(tokens: np.ndarray) -> float:
@@ -201,6 +268,11 @@ def _gpt(layers: int, width: int, context: int) -> GPT:
 
 
 DECODER = _gpt(layers=6, width=384, context=256)
+# 10 million parameters without the table of tokens, and GPT-2 itself.
+GENERATORS = {
+    "10m": GPT(vocab_size=VOCAB, context=1024, num_layers=6, num_heads=6, features=384),
+    "124m": GPT(),
+}
 
 
 def _init(model: GPT) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import peers
 import pytest
 
-from zoo.decoding import beam_search, choose, filter_logits, greedy, sample, stream
+from zoo.decoding import beam_search, choose, filter_logits, greedy, sample, speculate, stream
 from zoo.errors import UserError
 from zoo.families.gpt import gpt_table
 from zoo.models import GPT
@@ -142,6 +142,55 @@ def test_draws_follow_the_filtered_distribution():
     wanted /= wanted.sum()
     assert shares[3] == 0
     assert (np.abs(shares - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / 4000) + 1e-9).all()
+
+
+def test_speculation_at_temperature_0_is_greedy():
+    ours, params, _ = both()
+    options = {"max_new_tokens": 12, "end": (2, 7), "padding": 3}
+
+    def begin():
+        # Room for the prompt, the new tokens and those of the last round.
+        return ours.initial_cache(1, 4 + 12 + 4 + 1)
+
+    with jax.enable_x64(True):
+        # The draft is the target a little changed: it is often right, not always.
+        keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(params))))
+        other = jax.tree.map(
+            lambda x: x + 0.05 * x.std() * jax.random.normal(next(keys), x.shape), params
+        )
+        draft = lambda tokens, cache: ours.apply({"params": other}, tokens, cache)  # noqa: E731
+
+        def each(row):
+            return speculate(
+                ours_as_step(), begin(), draft, begin(), row[None], jax.random.key(0),
+                temperature=0, **options,
+            )  # fmt: skip
+
+        tokens = jnp.asarray(prompt(rows=12))
+        made, calls = jax.jit(jax.vmap(each))(tokens)
+        expected = jax.jit(
+            lambda tokens: greedy(ours_as_step(), ours.initial_cache(12, 16), tokens, **options)
+        )(tokens)
+    np.testing.assert_array_equal(made[:, 0], expected)
+    lengths = (np.cumsum(np.isin(expected, (2, 7)), axis=1) == 0).sum(axis=1) + 1
+    assert (calls < np.minimum(lengths, 12)).any(), "some proposals were accepted"
+    assert (calls > 1 + np.ceil((np.minimum(lengths, 12) - 1) / 5)).any(), "and some were not"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompt": jnp.ones((2, 1), int)}, "one row, not 2"),
+        ({"prompt": jnp.ones((1, 0), int)}, "prompt is empty"),
+        ({"ahead": 0}, "ahead=0"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+    ],
+)
+def test_speculation_that_cannot_start_says_why(options, words):
+    step, _ = bigrams()
+    given = {"prompt": jnp.ones((1, 1), int), "max_new_tokens": 3, "key": jax.random.key(0)}
+    with pytest.raises(UserError, match=words):
+        speculate(step, jnp.zeros((1, 1)), step, jnp.zeros((1, 1)), **given | options)
 
 
 def test_a_text_longer_than_the_context_goes_on_with_its_newer_half():

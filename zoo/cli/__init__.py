@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from zoo import commands
-from zoo.cli import ask, evaluate, export, launch, listing, plan, prepare, report
+from zoo.cli import (
+    ask,
+    chat,
+    evaluate,
+    export,
+    generate,
+    launch,
+    listing,
+    plan,
+    prepare,
+    report,
+)
 from zoo.errors import UserError
 
 # Each module has HELP, add_arguments(parser) and run(options, overrides).
@@ -19,6 +30,9 @@ COMMANDS: Mapping[str, ModuleType] = {
     "prepare": prepare,
     "launch": launch,
 }
+# With --model these use a folder of published weights; without it a run, where its task has the
+# command.
+OF_MODELS: Mapping[str, ModuleType] = {"generate": generate, "chat": chat}
 # The commands that take fields of a config.
 _TAKE_FIELDS = ("evaluate", "plan")
 
@@ -45,10 +59,11 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError(f"{name}: the first word is a command, as in `zoo list`; see `zoo --help`")
     if overrides and name not in _TAKE_FIELDS:
         raise UserError(f"zoo {name} takes no {overrides[0]}")
-    if name not in COMMANDS:
+    of_model = any(word == "--model" or word.startswith("--model=") for word in others)
+    command = COMMANDS.get(name) or (OF_MODELS.get(name) if of_model else None)
+    if command is None:
         ask.run(name, others[1:])
         return
-    command = COMMANDS[name]
     parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
     command.add_arguments(parser)
     run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
@@ -57,8 +72,13 @@ def _main(arguments: Sequence[str]) -> None:
 
 def _help() -> str:
     """Returns the list of commands, including those that ask a run."""
+
+    def listed(commands: Mapping[str, ModuleType]) -> list[str]:
+        return [f"  {name:<12}{module.HELP.splitlines()[0]}" for name, module in commands.items()]
+
     lines = ["usage: zoo COMMAND …", "", "A functional model zoo for JAX.", "", "Any run:"]
-    lines += [f"  {name:<12}{command.HELP.splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += listed(COMMANDS)
     lines += ["", "Runs of some tasks:"]
     lines += [f"  {name:<12}{purpose}" for name, purpose in ask.purposes().items()]
+    lines += ["", "Published weights, with --model:", *listed(OF_MODELS)]
     return "\n".join([*lines, "", "`zoo COMMAND --help` says what a command takes."])

@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from zoo.cli.run_arguments import add_run
 from zoo.errors import UserError, did_you_mean
@@ -40,8 +41,16 @@ def run(name: str, arguments: Sequence[str]) -> None:
     verb.add_arguments(parser)
     options = parser.parse_args(arguments)
     loaded = inference.load(options.workdir, checkpoint=options.checkpoint)
-    for answer in verb.answer(loaded, options, lambda text: print(text, file=sys.stderr)):
-        if options.json:
+    show(
+        verb.answer(loaded, options, lambda text: print(text, file=sys.stderr)),
+        as_json=options.json,
+    )
+
+
+def show(answers: Iterable[Any], *, as_json: bool) -> None:
+    """Prints answers: as they come, or one JSON object a line."""
+    for answer in answers:
+        if as_json:
             output = "".join(answer.shown) if answer.output is None else answer.output
             print(json.dumps({"input": answer.given, "output": output}, ensure_ascii=False))
             continue
@@ -66,29 +75,42 @@ def _parser(name: str, purpose: str) -> argparse.ArgumentParser:
 
 def _without_run(name: str, *, helps: bool) -> None:
     """Prints the help of a verb for each task that has it."""
-    from zoo.cli import COMMANDS
+    from zoo.cli import COMMANDS, OF_MODELS
     from zoo.tasks import WINGS
 
     having = [wing for wing in WINGS if name in wing.verbs]
-    if not having:
-        known = {*COMMANDS, *(verb for wing in WINGS for verb in wing.verbs)}
+    if not having and name not in OF_MODELS:
+        known = {*COMMANDS, *OF_MODELS, *(verb for wing in WINGS for verb in wing.verbs)}
         raise UserError(
             f"there is no command {name!r}.{did_you_mean(name, known)} A command of a task of "
             "your own needs --workdir"
         )
     if not helps:
-        raise UserError(f"zoo {name}: --workdir is missing: give the run's folder")
+        if not having:
+            raise UserError(f"zoo {name}: --model is missing: give a folder of published weights")
+        instead = ", or --model and a folder of published weights" if name in OF_MODELS else ""
+        raise UserError(f"zoo {name}: --workdir is missing: give the run's folder{instead}")
     for wing in having:
         verb = wing.verbs[name]
         parser = _parser(name, f"For a run with task.name={wing.name!r}: {verb.purpose}.")
         verb.add_arguments(parser)
         print(parser.format_help())
+    if name in OF_MODELS:
+        command = OF_MODELS[name]
+        parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
+        command.add_arguments(parser)
+        print(parser.format_help())
 
 
 def _refuse(name: str, task: str, verbs: Sequence[str], workdir: str) -> None:
+    from zoo.cli import OF_MODELS
     from zoo.tasks import WINGS
 
     having = [wing.name for wing in WINGS if name in wing.verbs]
+    if not having and name in OF_MODELS:
+        raise UserError(
+            f"zoo {name} needs published weights: give --model and their folder, not --workdir"
+        )
     if not having:
         raise UserError(
             f"there is no command {name!r} for a run with task.name={task!r}."

@@ -1,20 +1,27 @@
 """Continues texts with a language model."""
 
 import argparse
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from zoo.data import sentences
 from zoo.data.text import encode_characters
-from zoo.decoding import beam_search, stream
 from zoo.errors import UserError
+from zoo.tasks.generation import (
+    Request,
+    TextModel,
+    add_prompts,
+    add_request,
+    answers,
+    continue_texts,
+    prompts_of,
+    request_of,
+)
 from zoo.tasks.loaded import Loaded
-from zoo.tasks.wing import Answer, Say, Verb, add_inputs, add_numbers, say_unknown, show_likeliest
+from zoo.tasks.wing import Answer, Say, Verb, add_inputs, say_unknown, show_likeliest
 from zoo.training.layout import jit
 
 
@@ -30,82 +37,45 @@ def encode(loaded: Loaded, given: str) -> dict[str, np.ndarray]:
     return {"tokens": encode_characters(given, loaded.vocabularies["characters"])}
 
 
-def generate(
-    loaded: Loaded,
-    prompt: str,
-    *,
-    max_new_tokens: int = 200,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    num_beams: int = 1,
-) -> Iterator[str]:
-    """Continues a text with a run's language model; yields symbols one by one as they are drawn.
+def generate(loaded: Loaded, prompt: str, **options: Any) -> Iterator[str]:
+    """Continues a text with a run's language model; yields pieces of text as they are drawn.
+
+    When the text has reached the context of a model that has one, decoding goes on with the newer
+    half of it; a recurrent model has no such limit.
 
     Args:
         loaded: a run of ``configs/gpt.py``, ``configs/lstm.py`` or ``configs/word_lm.py``.
         prompt: the beginning of the text, at least one symbol. The result does not repeat it. A
             word model reads words that are not in its vocabulary as the unknown word.
-        max_new_tokens: the number of symbols to add, at least 1; a sentence may end earlier.
-        seed: the random seed; the same seed gives the same text.
-        temperature: see ``zoo.decoding.filter_logits``; 0 always takes the likeliest symbol.
-        top_k: see ``zoo.decoding.filter_logits``.
-        top_p: see ``zoo.decoding.filter_logits``.
-        num_beams: the width of the beam search. Above 1, the likeliest whole text that the search
-            finds comes all at once, and ``temperature``, ``top_k`` and ``top_p`` have no meaning.
+        **options: the fields of ``zoo.tasks.generation.Request``, such as ``temperature=0.8``.
 
     Raises:
-        UserError: the run is of another task, the prompt is empty or has unknown symbols, or a
-            number is out of range.
+        UserError: the run is of another task, the prompt is empty, longer than the context or has
+            unknown symbols, or a number is out of range.
     """
     loaded.need("language_modelling", "generate")
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    if not prompt:
-        raise UserError("the prompt is empty: give at least one character")
-    tokens = jnp.asarray(encode(loaded, prompt)["tokens"])[None]
+    request = Request(**options)
+    return (piece for _, piece in continue_texts(text_model(loaded), [prompt], request))
+
+
+def text_model(loaded: Loaded) -> TextModel:
+    """Returns a run's language model as one that reads and writes texts.
+
+    Raises:
+        UserError: the run is of another task.
+    """
+    loaded.need("language_modelling", "text_model")
+    module: Any = loaded.module
     end, spelled = _spelling(loaded)
-    # The context is None for a recurrent model, whose state has room for any text.
-    context = loaded.config.model.get("context")
-    model: Any = loaded.module
-    # The weights are an argument of the compiled function, not a part of it.
-    step = jax.tree_util.Partial(model.apply, loaded.variables)
-
-    if num_beams > 1:
-        length = tokens.shape[1] + max_new_tokens
-        if context and length > context:
-            raise UserError(
-                f"beam search over {length} symbols is more than the model's context of "
-                f"{context}: shorten the prompt or lower max_new_tokens"
-            )
-
-        def search(step: Any, tokens: Any) -> Any:
-            return beam_search(
-                step,
-                model.initial_cache(1, length),
-                tokens,
-                num_beams=num_beams,
-                max_new_tokens=max_new_tokens,
-                end=-1 if end is None else end,
-            )[0][0]
-
-        name = f"generate {num_beams} {max_new_tokens}"
-        found = loaded.compiled(name, lambda: jit(search))(step, tokens)
-        return map(spelled, itertools.takewhile(lambda t: t != end, np.asarray(found).tolist()))
-    new = stream(
-        step,
-        lambda: model.initial_cache(1, context or 0),
-        tokens,
-        jax.random.key(seed),
-        max_new_tokens=max_new_tokens,
-        context=context,
-        end=end,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
+    return TextModel(
+        # The weights are an argument of the compiled function, not a part of it.
+        step=jax.tree_util.Partial(module.apply, loaded.variables),
+        initial_cache=module.initial_cache,
+        context=None if module.recurrent else module.context,
+        encode=lambda text: encode(loaded, text)["tokens"].tolist(),
+        decode=lambda tokens: "".join(map(spelled, tokens)),
+        ends=() if end is None else (end,),
     )
-    return map(spelled, itertools.takewhile(lambda t: t != end, (int(token[0]) for token in new)))
 
 
 def next_words(loaded: Loaded, prompt: str, *, most: int = 10) -> list[tuple[str, float]]:
@@ -152,33 +122,15 @@ def _predict(loaded: Loaded, options: argparse.Namespace, say: Say) -> Iterator[
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompt", required=True, help="the beginning of the text")
-    add_numbers(
-        parser,
-        {
-            "max-new-tokens": (200, "characters or words to add"),
-            "temperature": (1.0, "below 1 favours likely symbols; 0 takes the likeliest"),
-            "top-k": (0, "draw from this many of the likeliest symbols; 0: from all"),
-            "top-p": (1.0, "draw from the likeliest symbols that together reach this probability"),
-            "num-beams": (1, "above 1: a deterministic beam search of this width"),
-            "seed": (0, "the same seed gives the same text"),
-        },
-    )
+    add_prompts(parser)
+    add_request(parser)
 
 
 def _generate(loaded: Loaded, options: argparse.Namespace, say: Say) -> Iterator[Answer]:
-    say_unknown(unknown_words(loaded, options.prompt), say)
-    symbols = generate(
-        loaded,
-        options.prompt,
-        max_new_tokens=options.max_new_tokens,
-        seed=options.seed,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        num_beams=options.num_beams,
-    )
-    yield Answer(options.prompt, None, itertools.chain([options.prompt], symbols))
+    prompts = prompts_of(options)
+    for prompt in prompts:
+        say_unknown(unknown_words(loaded, prompt), say)
+    yield from answers(text_model(loaded), prompts, request_of(options))
 
 
 VERBS = {
