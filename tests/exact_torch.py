@@ -22,11 +22,16 @@ def exact(model):
         patch.setattr(torch, "float32", torch.float64)
         patch.setattr(torch, "float", torch.float64)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
         for module in model.modules():
             if hasattr(module, "inv_freq"):
                 module.inv_freq = rates(module)
                 module.original_inv_freq = module.inv_freq
-        yield
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(usual)
 
 
 def rates(module):
