@@ -170,6 +170,9 @@ def _attributes(config: Mapping[str, Any]) -> dict[str, Any]:
     needed = (*_SIZES, "max_position_embeddings")
     if lacking := [name for name in needed if name not in given]:
         raise UserError(f"config.json lacks {', '.join(lacking)}")
+    for name in (*needed, "num_key_value_heads", "head_dim", "sliding_window"):
+        if type(given.get(name, 0)) is not int:
+            raise UserError(f"config.json: {name}={given[name]!r} must be a whole number")
     attributes = {ours: given[theirs] for theirs, ours in _SIZES.items()}
     act = given.get("hidden_act", "silu")
     if act not in _ACTIVATIONS:
@@ -268,26 +271,31 @@ def _rope_attributes(given: Mapping[str, Any]) -> dict[str, Any]:
     whose kind was ``type`` before it was ``rope_type``.
     """
     where = "rope_scaling" if given.get("rope_scaling") else "rope_parameters"
-    rope = {k: v for k, v in (given.get(where) or {}).items() if v is not None}
+    found = given.get(where, {})
+    if not isinstance(found, Mapping):
+        raise UserError(f"config.json: {where}={found!r} must be an object")
+    rope = {name: value for name, value in found.items() if value is not None}
     longest = given["max_position_embeddings"]
     if rope.pop("partial_rotary_factor", 1) != 1:
         raise UserError(f"config.json: {where}: partial_rotary_factor must be 1")
     # Configs that were saved by some versions have both spellings of the kind.
-    kinds = {rope.pop(name) for name in ("rope_type", "type") if name in rope} or {"default"}
-    base = float(rope.pop("rope_theta", given.get("rope_theta", 10_000.0)))
-    name = kinds.pop()
-    if kinds or name not in _SCALING_KEYS:
-        found = sorted(map(str, {name, *kinds}))
+    kinds = {str(rope.pop(name)) for name in ("rope_type", "type") if name in rope}
+    base = rope.pop("rope_theta", given.get("rope_theta", 10_000.0))
+    name = " and ".join(sorted(kinds)) or "default"
+    if name not in _SCALING_KEYS:
         raise UserError(
-            f"config.json: {where} is of the kind {', '.join(map(repr, found))}, which must be one "
-            f"of {', '.join(map(repr, _SCALING_KEYS))}"
+            f"config.json: {where} is of the kind {name!r}, which must be one of "
+            f"{', '.join(map(repr, _SCALING_KEYS))}"
         )
+    for key, value in {"rope_theta": base, **rope}.items():
+        if not isinstance(value, int | float):
+            raise UserError(f"config.json: {where}: {key}={value!r} must be a number")
     if strange := sorted(set(rope) - set(_SCALING_KEYS[name])):
         raise UserError(f"config.json: {where} of the kind {name!r} has unknown keys {strange}")
     original = given.get(
         "original_max_position_embeddings", rope.get("original_max_position_embeddings", longest)
     )
-    made = {"context": longest, "rope_base": base, "rope_scaling": name}
+    made: dict[str, Any] = {"context": longest, "rope_base": float(base), "rope_scaling": name}
     if name == "default":
         return made
     if "factor" not in rope and name == "yarn":
