@@ -20,12 +20,12 @@ The other variants are large models:
     python train.py --config configs/gpt.py:124m --config.data.name=text --config.data.path=FILE
 
 `:124m` and `:350m` have the shapes of GPT-2 and GPT-2 medium, and read their published weights.
-`:1b`, `:7b` and `:70b` have the widths and depths of Llama models and the vocabulary of Llama 3,
-with the block of GPT until the zoo has theirs: learnt positions, two linear layers with GELU, and a
-head of keys for each head of queries. Their blocks are scanned and rematerialised. All keep float32
-parameters and compute in bfloat16. A batch is half a million to four million tokens; give
-`--config.train.accumulate` to a machine that cannot hold it. The text in the package is far too
-short for them, and none of them has been trained here.
+`:1b`, `:7b` and `:70b` are Llamas of published shapes: Llama 3.2 1B with a context of 8192 and
+positions that are not stretched, as before it was extended, and Llama 2's 7B and 70B, the latter
+with eight heads of keys for its 64 heads of queries. Their blocks are scanned and rematerialised.
+All keep float32 parameters and compute in bfloat16. A batch is half a million to four million
+tokens; give `--config.train.accumulate` to a machine that cannot hold it. The text in the package
+is far too short for them, and none of them has been trained here.
 """
 
 from typing import Any
@@ -38,29 +38,34 @@ from zoo.config import ConfigError, base
 # steps read 20 tokens for each parameter.
 LARGE: dict[str, dict[str, Any]] = {
     "124m": {
+        "name": "gpt",
         "model": {},
         "learning_rate": 6e-4,
         "train": {"batch_size": 512, "accumulate": 1, "steps": 4_750, "remat": "none"},
     },
     "350m": {
+        "name": "gpt",
         "model": {"features": 1024, "num_layers": 24, "num_heads": 16},
         "learning_rate": 3e-4,
         "train": {"batch_size": 512, "accumulate": 1, "steps": 13_500, "remat": "none"},
     },
     "1b": {
-        "model": {"features": 2048, "num_layers": 16, "num_heads": 32},
+        "name": "llama_1b",
+        "model": {"context": 8192, "rope_scaling": "default", "scan_layers": True},
         "learning_rate": 2e-4,
-        "train": {"batch_size": 128, "accumulate": 1, "steps": 20_700, "remat": "block"},
+        "train": {"batch_size": 128, "accumulate": 1, "steps": 23_600, "remat": "block"},
     },
     "7b": {
-        "model": {"features": 4096, "num_layers": 32, "num_heads": 32},
+        "name": "llama2_7b",
+        "model": {"scan_layers": True},
         "learning_rate": 1.2e-4,
-        "train": {"batch_size": 256, "accumulate": 1, "steps": 66_800, "remat": "block"},
+        "train": {"batch_size": 512, "accumulate": 1, "steps": 64_300, "remat": "block"},
     },
     "70b": {
-        "model": {"features": 8192, "num_layers": 80, "num_heads": 64},
+        "name": "llama2_70b",
+        "model": {"scan_layers": True},
         "learning_rate": 6e-5,
-        "train": {"batch_size": 512, "accumulate": 1, "steps": 312_600, "remat": "block"},
+        "train": {"batch_size": 1024, "accumulate": 1, "steps": 328_900, "remat": "block"},
     },
 }
 
@@ -103,15 +108,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _large(variant: str) -> ConfigDict:
-    large, of_gpt2 = LARGE[variant], variant in ("124m", "350m")
-    config = base(model="gpt", task="language_modelling")
+    large = LARGE[variant]
+    config = base(model=large["name"], task="language_modelling")
     config.model.update(large["model"])
-    # A vocabulary of 50,257 is GPT-2's, one of 128,256 Llama 3's.
-    config.model.vocab_size = 50_257 if of_gpt2 else 128_256
-    config.model.context = 1024 if of_gpt2 else 8192
-    config.model.dropout_rate = 0.0
-    config.model.use_bias = of_gpt2
-    config.model.scan_layers = not of_gpt2
+    if large["name"] == "gpt":
+        config.model.dropout_rate = 0.0
     config.data.name = "tiny_shakespeare"
     config.data.context = config.model.context
     config.data.stride = 1

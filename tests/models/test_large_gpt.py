@@ -19,7 +19,7 @@ def large(variant, *overrides):
 def shapes(checked):
     """Returns the shapes of the parameters; nothing is computed."""
     attributes = {name: value for name, value in checked.model.items() if name != "name"}
-    model = create_model("gpt", catalog(()).families, **attributes)
+    model = create_model(checked.model.name, catalog(()).families, **attributes)
     text = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), text)["params"]
 
@@ -40,18 +40,27 @@ def test_gpt2s_shapes_have_the_published_number_of_parameters(variant, published
 
 
 @pytest.mark.parametrize(
-    ("variant", "layers", "width", "billions"),
-    [("1b", 16, 2048, 1.1), ("7b", 32, 4096, 7.0), ("70b", 80, 8192, 65.5)],
+    ("variant", "published", "context"),
+    # Of Llama 3.2 1B, Llama 2 7B and Llama 2 70B.
+    [
+        ("1b", 1_235_814_400, 8192),
+        ("7b", 6_738_415_616, 4096),
+        ("70b", 68_976_648_192, 4096),
+    ],
 )
-def test_the_others_have_llamas_widths(variant, layers, width, billions):
+def test_llamas_shapes_have_the_published_number_of_parameters(variant, published, context):
     checked = large(variant)
-    found = count(shapes(checked))
-    # Twelve squares of the width a layer, two scales, and the bias of attention's last layer; the
-    # vectors of tokens and positions, and the last scale.
-    block = 12 * width**2 + 3 * width
-    assert found == layers * block + (128_256 + 8192) * width + width
-    assert round(found / 1e9, 1) == billions
+    assert count(shapes(checked)) == published
+    assert (checked.model.context, checked.data.context) == (context, context)
     assert (checked.model.scan_layers, checked.train.remat) == (True, "block")
+    assert checked.model.rope_scaling == "default"
+
+
+def test_the_text_in_the_package_can_be_read_by_a_llama():
+    checked, dataset = building.with_data(large("7b", "--config.train.batch_size=2"))
+    assert checked.model.vocab_size == 32_000
+    parts = building.build(checked, dataset)
+    assert building.train_shapes(parts)["tokens"].shape == (2, 4096)
 
 
 @pytest.mark.parametrize("variant", ["124m", "350m", "1b", "7b", "70b"])

@@ -68,6 +68,21 @@ SMALL = {
         {"vocab_size": 11, "context": 9, "num_layers": 2, "num_heads": 2, "features": 8},
         lambda n: (tokens(1, n, 7),),
     ),
+    **{
+        # All that sizes differ in is given, so that one of them stands for the others.
+        name: (
+            {
+                "vocab_size": 11, "context": 9, "num_layers": 2, "num_heads": 4,
+                "num_key_value_heads": 2, "features": 8, "head_features": 4,
+                "feedforward_features": 10, "epsilon": 1e-5, "use_bias": True,
+                "use_query_key_norm": True, "windows": (4,), "tie_embeddings": False,
+                "rope_base": 50.0, "rope_scaling": "llama3", "rope_factor": 4.0,
+                "rope_original_context": 4,
+            },
+            lambda n: (tokens(1, n, 7),),
+        )
+        for name in (*list_models("llama*"), *list_models("mistral*"), *list_models("qwen*"))
+    },
     "forecaster": (
         # One quantile: several are in order, which what is learnt by heart here is not.
         {"horizon": 4, "quantiles": (0.5,), "period": 4.0, "features": 6},

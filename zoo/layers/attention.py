@@ -62,6 +62,19 @@ class KeyValueCache(NamedTuple):
             return seen[None, None]
         return (seen & (places >= self.padding[:, None, None]))[:, None]
 
+    def attended(self, key: Heads, value: Heads) -> tuple[Heads, Heads, Mask, KeyValueCache]:
+        """Returns what the next tokens attend to, and the cache with their keys and values added.
+
+        Returns:
+            All keys and values, in the type of the new ones: the cache's must not decide the
+            result's. Then which of them each of the next tokens sees, and the cache.
+
+        Raises:
+            UserError: see ``extended``.
+        """
+        sees, cache = self.sees(key.shape[1]), self.extended(key, value)
+        return cache.key.astype(key.dtype), cache.value.astype(value.dtype), sees, cache
+
     def extended(self, key: Heads, value: Heads) -> KeyValueCache:
         """Returns the cache with the keys and values of the next tokens added, in its own type.
 
@@ -89,6 +102,79 @@ class KeyValueCache(NamedTuple):
         )
 
 
+class RollingCache(NamedTuple):
+    """Keys and values of the last tokens, of which each token sees a window (Beltagy et al. 2020).
+
+    The token at place ``p`` of a row lies at ``p % window``, over the one that no token sees any
+    more. There is room for a text of any length.
+
+    Attributes:
+        key: the key of each token.
+        value: the value of each token.
+        length: number of tokens so far, padding included.
+        padding: see ``KeyValueCache``.
+    """
+
+    key: Float[Array, "batch window heads head_features"]
+    value: Float[Array, "batch window heads head_features"]
+    length: Int[Array, ""]
+    padding: Int[Array, " batch"] | None = None
+
+    def positions(self, time: int) -> Int[Array, "#batch time"]:
+        """Returns the positions of the next tokens in their texts; that of padding is 0."""
+        places = self.length + jnp.arange(time)[None]
+        return places if self.padding is None else jnp.maximum(places - self.padding[:, None], 0)
+
+    def attended(self, key: Heads, value: Heads) -> tuple[Heads, Heads, Mask, RollingCache]:
+        """Returns what the next tokens attend to, and the cache with their keys and values added.
+
+        Returns:
+            Keys and values in the type of the new ones, which of them each of the next tokens sees,
+            and the cache.
+        """
+        time, window = key.shape[1], self.key.shape[1]
+        cache = self._replace(
+            key=self._written(self.key, key),
+            value=self._written(self.value, value),
+            length=self.length + time,
+        )
+        if time == 1:
+            # What it takes the place of is what the new token does not see.
+            places = cache._places()
+            seen = places >= 0
+            keys, values = cache.key.astype(key.dtype), cache.value.astype(value.dtype)
+            if self.padding is not None:
+                seen = seen & (places >= self.padding[:, None])
+            return keys, values, jnp.atleast_2d(seen)[:, None, None], cache
+        new = self.length + jnp.arange(time)
+        places = jnp.concatenate([self._places(), new])
+        distances = new[:, None] - places
+        sees = ((distances >= 0) & (distances < window) & (places >= 0))[None]
+        if self.padding is not None:
+            sees = sees & (places >= self.padding[:, None, None])
+        keys = jnp.concatenate([self.key.astype(key.dtype), key], axis=1)
+        values = jnp.concatenate([self.value.astype(value.dtype), value], axis=1)
+        return keys, values, sees[:, None], cache
+
+    def _places(self) -> Int[Array, " window"]:
+        """Returns the place in the text of what lies in each part of the arrays; below 0: none."""
+        window = self.key.shape[1]
+        last = self.length - 1
+        return last - (last - jnp.arange(window)) % window
+
+    def _written(self, old: Heads, new: Heads) -> Heads:
+        time, window = new.shape[1], old.shape[1]
+        new = new.astype(old.dtype)
+        if time == 1:
+            return jax.lax.dynamic_update_slice_in_dim(old, new, self.length % window, axis=1)
+        kept = min(time, window)
+        where = (self.length + time - kept + jnp.arange(kept)) % window
+        return old.at[:, where].set(new[:, time - kept :], unique_indices=True)
+
+
+Cache = KeyValueCache | RollingCache
+
+
 def empty_cache(
     batch_size: int,
     max_length: int,
@@ -96,13 +182,18 @@ def empty_cache(
     head_features: int,
     dtype: Any = float,
     padding: Int[Array, " batch"] | None = None,
-) -> KeyValueCache:
+    *,
+    window: int = 0,
+) -> Cache:
     """Returns a cache of no tokens with room for ``max_length``.
 
-    No two of its arrays share memory, so that it can be donated.
+    No two of its arrays share memory, so that it can be donated. With a ``window`` that is smaller
+    than ``max_length`` it is a rolling one, which takes the memory of the window.
     """
-    shape = (batch_size, max_length, num_heads, head_features)
-    return KeyValueCache(
+    rolls = 0 < window < max_length
+    shape = (batch_size, window if rolls else max_length, num_heads, head_features)
+    kind = RollingCache if rolls else KeyValueCache
+    return kind(
         jnp.zeros(shape, dtype),
         jnp.zeros(shape, dtype),
         jnp.zeros((), jnp.int32),
@@ -119,6 +210,7 @@ def dot_product_attention(
     bias: Float[Array, "#batch #heads query key"] | None = None,
     scale: float | None = None,
     causal: bool = False,
+    window: int = 0,
     dropout: nn.Dropout | None = None,
 ) -> Heads:
     """Returns means of the values, weighted by the softmax of query times key over √features.
@@ -137,6 +229,8 @@ def dot_product_attention(
         bias: what is added to the product of query and key.
         scale: what the product of query and key is multiplied by; None: 1/√features.
         causal: query ``i`` sees the keys up to ``i`` only; there are as many of both.
+        window: of causal attention: query ``i`` sees only the last so many of these keys, the key
+            ``i`` among them (Beltagy et al. 2020); 0: it sees all of them.
         dropout: applied to the weights; None: none.
 
     Raises:
@@ -146,22 +240,35 @@ def dot_product_attention(
     length, keys = query.shape[1], key.shape[1]
     if causal and keys != length:
         raise UserError(f"causal attention needs as many queries as keys, not {length} and {keys}")
-    key, value = (_for_each_head(x, query.shape[2]) for x in (key, value))
+    if window and not causal:
+        raise UserError(f"window={window}: only causal attention has a window")
+    if query.shape[2] % key.shape[2]:
+        raise UserError(
+            f"the {key.shape[2]} heads of the keys must divide the queries' {query.shape[2]}"
+        )
+    # A window that is as long as the text hides nothing.
+    window = 0 if are_known(length) and window >= length else window
     query = query / math.sqrt(query.shape[-1]) if scale is None else query * scale
     many = are_known(length, keys) and length * keys > _HELD and min(length, keys) > _BLOCK
     if many and bias is None:
-        return _attend_in_blocks(query, key, value, mask, causal, dropout)
+        key, value = (_for_each_head(x, query.shape[2]) for x in (key, value))
+        return _attend_in_blocks(query, key, value, mask, causal, window, dropout)
     if not causal:
-        return _attend(query, key, value, mask, bias, dropout)
+        return _attend_in_groups(query, key, value, mask, bias, dropout)
     blocks = []
     for begin in range(0, length, _BLOCK):
         end = min(begin + _BLOCK, length)
-        sees = jnp.arange(begin, end)[:, None] >= jnp.arange(end)
+        first = max(begin - window + 1, 0) if window else 0
+        distances = jnp.arange(begin, end)[:, None] - jnp.arange(first, end)
+        sees = distances >= 0
+        if window:
+            sees = sees & (distances < window)
         if mask is not None:
             rows = mask[:, :, begin:end] if mask.shape[2] > 1 else mask
-            sees = sees & (rows[..., :end] if mask.shape[3] > 1 else rows)
-        block, added = query[:, begin:end], None if bias is None else bias[:, :, begin:end, :end]
-        blocks.append(_attend(block, key[:, :end], value[:, :end], sees, added, dropout))
+            sees = sees & (rows[..., first:end] if mask.shape[3] > 1 else rows)
+        added = None if bias is None else bias[:, :, begin:end, first:end]
+        part = (query[:, begin:end], key[:, first:end], value[:, first:end])
+        blocks.append(_attend_in_groups(*part, sees, added, dropout))
     return jnp.concatenate(blocks, axis=1)
 
 
@@ -183,9 +290,37 @@ def attention_weights(
 
 def _for_each_head(x: Heads, heads: int) -> Heads:
     """Returns keys or values with as many heads as the queries, by repeating each."""
-    if heads % x.shape[2]:
-        raise UserError(f"the {x.shape[2]} heads of the keys must divide the queries' {heads}")
     return x if x.shape[2] == heads else jnp.repeat(x, heads // x.shape[2], axis=2)
+
+
+def _attend_in_groups(
+    query: Heads,
+    key: Heads,
+    value: Heads,
+    mask: Bool[Array, ...] | None,
+    bias: Scores | None,
+    dropout: nn.Dropout | None,
+) -> Heads:
+    """Returns what ``_attend`` does, also where keys have fewer heads than queries.
+
+    The queries of a group then stand one after another before the keys that they share, so that no
+    key is copied, and one product has them all.
+    """
+    batch, length, heads, features = query.shape
+    groups = key.shape[2]
+    if heads == groups:
+        return _attend(query, key, value, mask, bias, dropout)
+    if bias is not None or (mask is not None and mask.ndim == 4 and mask.shape[1] > 1):
+        key, value = (_for_each_head(x, heads) for x in (key, value))
+        return _attend(query, key, value, mask, bias, dropout)
+    each = heads // groups
+    query = query.reshape(batch, length, groups, each, features).swapaxes(2, 3)
+    query = query.reshape(batch, length * each, groups, features)
+    if mask is not None and mask.shape[-2] > 1:
+        mask = jnp.repeat(mask, each, axis=-2)
+    means = _attend(query, key, value, mask, None, dropout)
+    means = means.reshape(batch, length, each, groups, features).swapaxes(2, 3)
+    return means.reshape(batch, length, heads, features)
 
 
 def _attend_in_blocks(
@@ -194,16 +329,17 @@ def _attend_in_blocks(
     value: Heads,
     mask: Mask | None,
     causal: bool,
+    window: int,
     dropout: nn.Dropout | None,
 ) -> Heads:
     drawn, rate = None, 0.0
     if dropout is not None:
         drawn, rate = dropout.make_rng(dropout.rng_collection), float(dropout.rate)
     if mask is not None or drawn is not None:
-        return attend(Options(causal, rate), query, key, value, (mask, drawn))[0]
+        return attend(Options(causal, rate, window), query, key, value, (mask, drawn))[0]
 
     def of_own(query: Heads, key: Heads, value: Heads) -> Heads:
-        return attend(Options(causal), query, key, value, (None, None))[0]
+        return attend(Options(causal, 0.0, window), query, key, value, (None, None))[0]
 
     means: Heads = on_own_parts(of_own, ("batch", None, "heads", None), query, key, value)
     return means
@@ -362,10 +498,7 @@ class MultiHeadAttention(nn.Module):
         else:
             query, key, value = heads(x, "query", "key", "value")
             if cache is not None:
-                sees = cache.sees(x.shape[1])
-                cache = cache.extended(key, value)
-                # In the type they were computed in: the cache's must not decide the result's.
-                key, value = cache.key.astype(key.dtype), cache.value.astype(value.dtype)
+                key, value, sees, cache = cache.attended(key, value)
                 mask, causal = sees if mask is None else mask & sees, False
         if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
             self.sow(WEIGHTS, "weights", attention_weights(query, key, mask=mask, causal=causal))

@@ -6,6 +6,7 @@ from zoo.models.densenet import DenseNet
 from zoo.models.efficientnet import EfficientNet
 from zoo.models.forecaster import Forecaster
 from zoo.models.gpt import GPT
+from zoo.models.llama import Llama
 from zoo.models.mobilenet import MobileNetV3
 from zoo.models.resnet import ResNet
 from zoo.models.rnn import RNN
@@ -27,6 +28,7 @@ __all__ = [
     "DenseNet",
     "EfficientNet",
     "Forecaster",
+    "Llama",
     "MobileNetV3",
     "ResNet",
     "SpeechRecognizer",

@@ -41,10 +41,19 @@ class Options(NamedTuple):
     Attributes:
         causal: query ``i`` sees the keys up to ``i`` only.
         dropout_rate: share of the weights that is set to zero; 0 needs no key.
+        window: if causal: query ``i`` sees the last so many of these keys only; 0: all of them.
     """
 
     causal: bool = False
     dropout_rate: float = 0.0
+    window: int = 0
+
+    def reaches(self, i: Index, j: Index) -> Bool[Array, ""]:
+        """Returns whether causal queries of block ``i`` see any key of block ``j``."""
+        if not self.window:
+            return j <= i
+        # The first query of a block and the last key of another are that far apart.
+        return (j <= i) & ((i - j - 1) * _BLOCK + 1 < self.window)
 
 
 class _Extra(NamedTuple):
@@ -69,7 +78,7 @@ def attend(
             weights are dropped, or None. Where a query sees no key its mean is zero.
     """
     kernels = {}
-    if all(x is None for x in extra):
+    if all(x is None for x in extra) and not options.window:
         kernels = attention_kernels.forward(options.causal, query, key)
     plain = functools.partial(_forward, options)
     flops = 2 * _flops_of_product(options, query, key)
@@ -80,11 +89,19 @@ def attend(
 
 
 def _flops_of_product(options: Options, query: Heads, key: Heads) -> int:
-    """Returns the operations of a product of queries and keys; half of them if it is causal."""
+    """Returns the operations of a product of queries and keys that see each other.
+
+    Half of them if it is causal; about a window for each query if it has one.
+    """
     if not are_known(*query.shape, *key.shape):
         return 0
     batch, length, heads, features = query.shape
-    return 2 * batch * heads * length * key.shape[1] * features // (2 if options.causal else 1)
+    whole = 2 * batch * heads * length * key.shape[1] * features
+    if options.window:
+        # All but the triangles before the window and after the query.
+        unseen = (key.shape[1] - options.window) ** 2 / key.shape[1] ** 2
+        return int(whole * (1 - unseen) / 2)
+    return whole // (2 if options.causal else 1)
 
 
 @attend.defjvp
@@ -173,7 +190,7 @@ def _gradient(
     """
     query, key, *_ = known
     kernels = {}
-    if all(x is None for x in extra) and not with_totals:
+    if all(x is None for x in extra) and not with_totals and not options.window:
         kernels = attention_kernels.backward(options.causal, query, key)
     plain = functools.partial(_backward, options)
     # Two for each product; that which is computed anew is not counted.
@@ -296,8 +313,8 @@ def _backward(
             if not options.causal:
                 return step(of_query, column)
             return jax.lax.cond(
-                column[0] <= i, step, lambda of_query, column: (of_query, column[-1]), of_query,
-                column,
+                options.reaches(i, column[0]), step,
+                lambda of_query, column: (of_query, column[-1]), of_query, column,
             )  # fmt: skip
 
         start = jnp.zeros(block.shape, scores.dtype)
@@ -337,7 +354,10 @@ class _Scores:
         columns = j * _BLOCK + jnp.arange(_BLOCK)
         sees = (columns < self.keys)[None, None, None]
         if self.options.causal:
-            sees = sees & (i * _BLOCK + jnp.arange(_BLOCK)[:, None] >= columns)
+            distances = i * _BLOCK + jnp.arange(_BLOCK)[:, None] - columns
+            sees = sees & (distances >= 0)
+            if self.options.window:
+                sees = sees & (distances < self.options.window)
         if self.mask is not None:
             mask = self.mask
             for axis, index in ((2, i), (3, j)):
@@ -355,12 +375,13 @@ class _Scores:
         return jnp.where(jax.random.bernoulli(key, share, weights.shape), weights / share, 0)
 
     def where_seen(self, i: Index, step: Callable[..., Any]) -> Callable[..., tuple[Any, None]]:
-        """Returns a step over blocks of keys that skips those after queries ``i``."""
+        """Returns a step over blocks of keys that skips those that no query of ``i`` sees."""
 
         def seen(carry: Any, column: Any) -> tuple[Any, None]:
             if not self.options.causal:
                 return step(carry, column), None
-            return jax.lax.cond(column[0] <= i, step, lambda carry, _: carry, carry, column), None
+            reached = self.options.reaches(i, column[0])
+            return jax.lax.cond(reached, step, lambda carry, _: carry, carry, column), None
 
         return seen
 
