@@ -48,6 +48,13 @@ BERT = {
 SMALL = {
     **{name: (BERT, lambda n: (tokens(1, n, 7),)) for name in list_models("*bert*")},
     **{
+        # So wide that what is learnt by heart begins to be learnt in time.
+        name: (
+            BERT | {"features": 16, "feedforward_features": 48}, lambda n: (tokens(1, n, 7),)
+        )
+        for name in list_models("*bert_masked_lm")
+    },
+    **{
         name: (BERT | {"num_classes": 5}, lambda n: (tokens(1, n, 7), jnp.full(n, 6)))
         for name in ("bert_classifier", "roberta_classifier")
     },
