@@ -221,7 +221,7 @@ _ROBERTA_DEFAULTS = {
     "layer_norm_eps": 1e-12,
     "pad_token_id": 1,
 }
-# The keys that change nothing in what a model computes from tokens.
+# The keys that change nothing in what a model computes from tokens, or are read one by one below.
 _WITHOUT_EFFECT = frozenset({
     "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "_num_labels",
     "architectures", "attn_implementation", "begin_suppress_tokens", "bos_token_id",

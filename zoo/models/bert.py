@@ -87,8 +87,9 @@ class Encoder(nn.Module):
         dropout_rate: share of the embeddings and of the contributions of the layers that is set to
             zero in training.
         attention_dropout_rate: share of the attention weights that is set to zero in training.
-        padding_token: the token that fills up short texts. Its vector is not learnt from the
-            input. It is not hidden by itself: what hides it is the mask of a call.
+        padding_token: the token that fills up short texts; the zoo's own data have 0. Its vector is
+            not learnt from the input. It is not hidden by itself: what hides it is the mask of a
+            call.
         skip_padding: whether positions count from ``padding_token + 1`` and skip padding, as in
             RoBERTa; otherwise they count from 0. Padding is then told by the token, not by the
             mask.
