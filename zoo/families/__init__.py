@@ -9,6 +9,7 @@ import flax.linen as nn
 from zoo import fields
 from zoo.errors import UserError, did_you_mean
 from zoo.families import (
+    bert,
     cnn,
     convnext,
     densenet,
@@ -31,6 +32,7 @@ from zoo.families.family import Family, Preprocessing
 __all__ = ["FAMILIES", "Family", "Preprocessing", "by_name", "create_model", "list_models"]
 
 FAMILIES: tuple[Family, ...] = (
+    *bert.FAMILIES,
     cnn.FAMILY,
     convnext.FAMILY,
     densenet.FAMILY,

@@ -1,5 +1,12 @@
 """The linen modules, one file a family; their names and sizes are in ``zoo.families``."""
 
+from zoo.models.bert import (
+    Bert,
+    BertClassifier,
+    BertMaskedLM,
+    BertQuestionAnswering,
+    BertTokenClassifier,
+)
 from zoo.models.cnn import CNN
 from zoo.models.convnext import ConvNeXt
 from zoo.models.densenet import DenseNet
@@ -24,6 +31,11 @@ __all__ = [
     "GPT",
     "RNN",
     "VGG",
+    "Bert",
+    "BertClassifier",
+    "BertMaskedLM",
+    "BertQuestionAnswering",
+    "BertTokenClassifier",
     "ConvNeXt",
     "DenseNet",
     "EfficientNet",

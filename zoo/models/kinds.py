@@ -4,6 +4,14 @@ A family's record names its kind, a task names the kinds that it trains: neither
 
 - ``image_classifier``: ``(image, *, train) -> logits``; with batch normalisation also ``mask``.
 - ``text_classifier``: ``(tokens, lengths, *, train) -> logits``.
+- ``text_encoder``: ``(tokens, mask, token_types, *, train) -> (vectors, pooled)``: a vector for
+  each token, and one for each text or None.
+- ``masked_lm``: ``(tokens, mask, token_types, *, train) -> logits`` of each token, and the method
+  ``logits``, which makes them of the vectors that the method ``vectors`` returns.
+- ``token_classifier``: ``(tokens, mask, token_types, *, train) -> logits`` of the classes of each
+  token.
+- ``question_answering``: ``(tokens, mask, token_types, *, train) -> logits [batch, time, 2]`` of
+  each token as the answer's first, and as its last.
 - ``causal_lm``: see ``CausalLM``.
 - ``encoder_decoder``: ``(source, target, *, source_mask, target_mask, train) -> logits``, and the
   methods ``begin`` and ``step`` for decoding, as ``zoo.models.Transformer``.
@@ -12,6 +20,10 @@ A family's record names its kind, a task names the kinds that it trains: neither
   which returns the number of frames for a number of samples.
 - ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
   ``quantiles``; the attribute ``horizon`` says how many values are forecast.
+
+In an encoder's ``mask``, which may be None, padding is False. ``token_types``, which may be None,
+say which of several texts each token is from. No task trains ``text_encoder``, ``masked_lm``,
+``token_classifier`` and ``question_answering`` yet; ``zoo.make_task`` does with a loss.
 """
 
 from __future__ import annotations
