@@ -9,6 +9,7 @@ import flax.linen as nn
 from zoo import fields
 from zoo.errors import UserError, did_you_mean
 from zoo.families import (
+    clip,
     cnn,
     convnext,
     densenet,
@@ -30,6 +31,9 @@ from zoo.families.family import Family, Preprocessing
 __all__ = ["FAMILIES", "Family", "Preprocessing", "by_name", "create_model", "list_models"]
 
 FAMILIES: tuple[Family, ...] = (
+    clip.FAMILY,
+    clip.TEXT,
+    clip.VISION,
     cnn.FAMILY,
     convnext.FAMILY,
     densenet.FAMILY,

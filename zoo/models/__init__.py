@@ -1,5 +1,6 @@
 """The linen modules, one file a family; their names and sizes are in ``zoo.families``."""
 
+from zoo.models.clip import CLIP, CLIPText, CLIPVision
 from zoo.models.cnn import CNN
 from zoo.models.convnext import ConvNeXt
 from zoo.models.densenet import DenseNet
@@ -19,10 +20,13 @@ from zoo.models.vgg import VGG
 from zoo.models.vit import ViT
 
 __all__ = [
+    "CLIP",
     "CNN",
     "GPT",
     "RNN",
     "VGG",
+    "CLIPText",
+    "CLIPVision",
     "ConvNeXt",
     "DenseNet",
     "EfficientNet",
