@@ -107,8 +107,9 @@ def of_pair(tower: Table, other: Table) -> Table:
         other: a table of the other tower, which may have more layers than the file.
     """
     known = {entry.reference for entry in tower}
-    rest = ["logit_scale", "text_projection.weight", *(entry.reference for entry in other)]
-    return [*tower, *(buffer_entry(name) for name in rest if name not in known)]
+    rest = {entry.reference for entry in other}
+    rest |= {"text_projection.weight", "visual_projection.weight", "logit_scale"}
+    return [*tower, *(buffer_entry(name) for name in sorted(rest - known))]
 
 
 def _text_table(module: CLIPText, params: family.Params) -> Table:
@@ -192,8 +193,8 @@ _IGNORED = frozenset({
     "use_bfloat16", "tokenizer_class", "prefix",
     # How a new model's weights begin, and a share that no version of the reference drops.
     "initializer_factor", "initializer_range", "logit_scale_init_value", "dropout",
-    # Special tokens that the model does not look for.
-    "bos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
+    # Special tokens that the model does not look for; the end of a text is known beside these.
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
     # What transformers returns, and how it computes it.
     "return_dict", "output_attentions", "output_hidden_states", "output_scores",
     "return_dict_in_generate", "use_cache", "chunk_size_feed_forward", "gradient_checkpointing",

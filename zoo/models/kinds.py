@@ -10,10 +10,9 @@ A family's record names its kind, a task names the kinds that it trains: neither
 - ``denoiser``: ``(image, step, tokens, *, train) -> prediction``.
 - ``ctc``: ``(samples, lengths, *, train) -> (logits, frames)``, and the method ``count_frames``,
   which returns the number of frames for a number of samples.
-- ``text_encoder``: ``(tokens, mask=None, *, train) -> (vectors, pooled)``, of each token and of
-  each text.
+- ``text_encoder``: ``(tokens, mask, *, train) -> (vectors, pooled)``, of each token and text.
 - ``image_encoder``: ``(image, *, train) -> (vectors, pooled)``, of each patch and of each image.
-- ``image_text``: ``(image, tokens, mask=None, *, train) -> (image, text, logits)``, the vectors of
+- ``image_text``: ``(image, tokens, mask, *, train) -> (image, text, logits)``, the vectors of
   images and of texts, and how well each image goes with each text.
 - ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
   ``quantiles``; the attribute ``horizon`` says how many values are forecast.
