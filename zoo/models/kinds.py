@@ -16,6 +16,9 @@ A family's record names its kind, a task names the kinds that it trains: neither
   images and of texts, and how well each image goes with each text.
 - ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
   ``quantiles``; the attribute ``horizon`` says how many values are forecast.
+
+In an encoder's ``mask``, which may be None, padding is False. No task trains ``text_encoder``,
+``image_encoder`` and ``image_text`` yet; ``zoo.make_task`` does with a loss.
 """
 
 from __future__ import annotations
