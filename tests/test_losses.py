@@ -1,10 +1,17 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import peers
 import pytest
 
-from zoo.losses import binary_cross_entropy, cross_entropy, mean_squared_error
+from zoo.losses import (
+    binary_cross_entropy,
+    contrastive,
+    cross_entropy,
+    mean_squared_error,
+)
 
 CLASSES = 7
 
@@ -168,3 +175,17 @@ def test_what_does_not_fit_is_refused(compute, words):
     with pytest.raises(ValueError) as refusal:  # noqa: PT011
         compute()
     assert all(word in str(refusal.value) for word in words), str(refusal.value)
+
+
+@both_kinds
+def test_contrastive(kind):
+    clip = importlib.import_module(f"{peers.transformers().__name__}.models.clip.modeling_clip")
+    assert_parity(
+        lambda x: contrastive(x).mean(), clip.image_text_contrastive_loss, logits_of(kind, (6, 6))
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4,), (2, 3, 3)])
+def test_contrastive_of_other_than_pairs_is_refused(shape):
+    with pytest.raises(ValueError, match="must be square"):
+        contrastive(jnp.zeros(shape))

@@ -106,6 +106,25 @@ def mean_squared_error(
     return jnp.square(predictions - targets)
 
 
+def contrastive(logits: Float[Array, "examples examples"]) -> Float[Array, " examples"]:
+    """Cross-entropy of finding the other half of each pair among all of the batch, both ways.
+
+    The loss of CLIP (Radford et al. 2021, figure 3): the mean of the loss that finds the text of
+    each image and the one that finds the image of each text. The mean of the result is the
+    ``loss`` that Hugging Face's ``CLIPModel`` returns.
+
+    Args:
+        logits: how well each image goes with each text; pairs are on the diagonal.
+
+    Raises:
+        ValueError: there are not as many images as texts.
+    """
+    if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
+        raise ValueError(f"the logits {logits.shape} must be square: a text for each image")
+    pairs = jnp.arange(logits.shape[0])
+    return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
+
+
 def _check_same_shape(a: Array, b: Array) -> None:
     if a.shape != b.shape:
         raise ValueError(f"the shapes {a.shape} and {b.shape} must be equal")

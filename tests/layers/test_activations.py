@@ -14,6 +14,7 @@ def peer(name):
         "gelu": functional.gelu,
         "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
         "identity": lambda x: 1 * x,
+        "quick_gelu": lambda x: peers.transformers().activations.ACT2FN["quick_gelu"](x),
         "relu": functional.relu,
         "sigmoid": functional.sigmoid,
         "silu": functional.silu,
@@ -22,7 +23,9 @@ def peer(name):
     }[name]
 
 
-NAMES = ("gelu", "gelu_tanh", "identity", "relu", "sigmoid", "silu", "softmax", "tanh")
+NAMES = (
+    "gelu", "gelu_tanh", "identity", "quick_gelu", "relu", "sigmoid", "silu", "softmax", "tanh",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,6 +39,11 @@ def tokens(seed, *shape):
     return jax.random.randint(jax.random.key(seed), shape, 1, 11)
 
 
+def ended(seed, *shape):
+    """Texts that end with the token 11."""
+    return tokens(seed, *shape).at[:, -1].set(11)
+
+
 BERT = {
     "vocab_size": 11, "num_positions": 9, "num_layers": 1, "num_heads": 2, "features": 8,
     "feedforward_features": 12,
@@ -61,6 +66,38 @@ SMALL = {
     **{
         name: (BERT | {"num_classes": 5}, lambda n: (tokens(1, n, 7),))
         for name in list_models("*bert_token_classifier")
+    },
+    **{
+        name: (
+            {
+                "image_size": 4, "patch_size": 2, "vision_features": 6, "vision_layers": 1,
+                "vision_heads": 2, "vision_feedforward_features": 8, "vocab_size": 12,
+                "context": 7, "end_token": 11, "text_features": 8, "text_layers": 1,
+                "text_heads": 2, "text_feedforward_features": 10, "projection_features": 3,
+            },
+            lambda n: (normal(1, n, 4, 4, 3), ended(1, n, 6)),
+        )
+        for name in list_models("clip_vit*")
+    },
+    **{
+        name: (
+            {
+                "vocab_size": 12, "context": 7, "end_token": 11, "features": 8, "num_layers": 2,
+                "num_heads": 2, "feedforward_features": 10,
+            },
+            lambda n: (ended(1, n, 6),),
+        )
+        for name in list_models("clip_text*")
+    },
+    **{
+        name: (
+            {
+                "image_size": 4, "patch_size": 2, "features": 8, "num_layers": 2, "num_heads": 2,
+                "feedforward_features": 10, "projection_features": 3,
+            },
+            lambda n: (normal(1, n, 4, 4, 3),),
+        )
+        for name in list_models("clip_vision*")
     },
     "cnn": (
         {"num_classes": 5, "features": (4, 6, 8), "hidden_features": 16},
@@ -362,7 +399,8 @@ def test_it_reads_images_of_as_many_channels_as_it_is_told(name):
     image, *others = inputs(2)
     model = create_model(name, **attributes, channels=2)
     made, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), image[..., :2], *others)
-    assert made.shape == (image[..., :2].shape if name == "text_to_image" else (2, 5))
+    special = {"denoiser": (2, 4, 6, 2), "image_text": (2, 3), "image_encoder": (2, 5, 8)}
+    assert _first(made).shape == special.get(find(name).kind, (2, 5))
 
 
 def config_of(name, **attributes):
@@ -436,7 +474,10 @@ def test_every_choice_of_the_config_is_one_the_module_knows(name):
 
 
 # A user's own loss trains them: see ``zoo.models.kinds``.
-WITHOUT_TASK = {"masked_lm", "question_answering", "text_encoder", "token_classifier"}
+WITHOUT_TASK = {
+    "image_encoder", "image_text", "masked_lm", "question_answering", "text_encoder",
+    "token_classifier",
+}  # fmt: skip
 
 
 def test_a_task_trains_every_kind_but_those_that_say_so():

@@ -10,6 +10,7 @@ from zoo import fields
 from zoo.errors import UserError, did_you_mean
 from zoo.families import (
     bert,
+    clip,
     cnn,
     convnext,
     densenet,
@@ -33,6 +34,9 @@ __all__ = ["FAMILIES", "Family", "Preprocessing", "by_name", "create_model", "li
 
 FAMILIES: tuple[Family, ...] = (
     *bert.FAMILIES,
+    clip.FAMILY,
+    clip.TEXT,
+    clip.VISION,
     cnn.FAMILY,
     convnext.FAMILY,
     densenet.FAMILY,

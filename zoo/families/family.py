@@ -111,7 +111,7 @@ DEPTHS = fields.Rule(
 )
 CELL = fields.choice("gru", "lstm", "rnn", "rnn_relu")
 ACTIVATION = fields.choice(
-    "gelu", "gelu_tanh", "identity", "relu", "sigmoid", "silu", "softmax", "tanh"
+    "gelu", "gelu_tanh", "identity", "quick_gelu", "relu", "sigmoid", "silu", "softmax", "tanh"
 )
 INITIALIZATION = fields.choice("pytorch", "lecun_normal", "he_normal", "xavier_uniform")
 # The axes of the layers that transformers share, whatever the names of the modules around them.

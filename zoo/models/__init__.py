@@ -7,6 +7,7 @@ from zoo.models.bert import (
     BertQuestionAnswering,
     BertTokenClassifier,
 )
+from zoo.models.clip import CLIP, CLIPText, CLIPVision
 from zoo.models.cnn import CNN
 from zoo.models.convnext import ConvNeXt
 from zoo.models.densenet import DenseNet
@@ -27,6 +28,7 @@ from zoo.models.vgg import VGG
 from zoo.models.vit import ViT
 
 __all__ = [
+    "CLIP",
     "CNN",
     "GPT",
     "RNN",
@@ -36,6 +38,8 @@ __all__ = [
     "BertMaskedLM",
     "BertQuestionAnswering",
     "BertTokenClassifier",
+    "CLIPText",
+    "CLIPVision",
     "ConvNeXt",
     "DenseNet",
     "EfficientNet",

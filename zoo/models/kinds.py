@@ -4,8 +4,8 @@ A family's record names its kind, a task names the kinds that it trains: neither
 
 - ``image_classifier``: ``(image, *, train) -> logits``; with batch normalisation also ``mask``.
 - ``text_classifier``: ``(tokens, lengths, *, train) -> logits``.
-- ``text_encoder``: ``(tokens, mask, token_types, *, train) -> (vectors, pooled)``: a vector for
-  each token, and one for each text or None.
+- ``text_encoder``: ``(tokens, mask, *, train) -> (vectors, pooled)``: a vector for each token, and
+  one for each text or None; some also take ``token_types``.
 - ``masked_lm``: ``(tokens, mask, token_types, *, train) -> logits`` of each token, and the method
   ``logits``, which makes them of the vectors that the method ``vectors`` returns.
 - ``token_classifier``: ``(tokens, mask, token_types, *, train) -> logits`` of the classes of each
@@ -18,12 +18,16 @@ A family's record names its kind, a task names the kinds that it trains: neither
 - ``denoiser``: ``(image, step, tokens, *, train) -> prediction``.
 - ``ctc``: ``(samples, lengths, *, train) -> (logits, frames)``, and the method ``count_frames``,
   which returns the number of frames for a number of samples.
+- ``image_encoder``: ``(image, *, train) -> (vectors, pooled)``, of each patch and of each image.
+- ``image_text``: ``(image, tokens, mask, *, train) -> (image, text, logits)``, the vectors of
+  images and of texts, and how well each image goes with each text.
 - ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
   ``quantiles``; the attribute ``horizon`` says how many values are forecast.
 
 In an encoder's ``mask``, which may be None, padding is False. ``token_types``, which may be None,
-say which of several texts each token is from. No task trains ``text_encoder``, ``masked_lm``,
-``token_classifier`` and ``question_answering`` yet; ``zoo.make_task`` does with a loss.
+say which of several texts each token is from. No task trains ``text_encoder``, ``image_encoder``,
+``image_text``, ``masked_lm``, ``token_classifier`` and ``question_answering`` yet; ``zoo.make_task``
+does with a loss.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ class Block(nn.Module):
         drop_hidden: whether the values between the linear layers are dropped as well.
         epsilon: added to the variances of the normalisations.
         use_bias: whether linear layers and normalisations have biases.
+        hidden_initialization: initialisation of the linear layer before the activation; None: as
+            ``initialization``.
     """
 
     num_heads: int
@@ -55,6 +57,7 @@ class Block(nn.Module):
     drop_hidden: bool = False
     epsilon: float = 1e-5
     use_bias: bool = True
+    hidden_initialization: str | float | None = None
 
     @nn.compact
     def __call__(
@@ -62,6 +65,7 @@ class Block(nn.Module):
         x: Features,
         cache: KeyValueCache | None = None,
         *,
+        mask: TokenMask | None = None,
         causal: bool = False,
         train: bool = False,
     ) -> tuple[Features, KeyValueCache | None]:
@@ -70,6 +74,7 @@ class Block(nn.Module):
         Args:
             x: a vector for each token.
             cache: keys and values of the earlier tokens; None: there are none, and none are kept.
+            mask: which tokens may be seen, with a cache those of its full length; None: all.
             causal: whether a token sees itself and the earlier ones only.
             train: whether to drop out.
         """
@@ -83,14 +88,15 @@ class Block(nn.Module):
             initialization=self.initialization,
             out_initialization=self.attention_out_initialization,
             name="attention",
-        )(y, causal=causal, cache=cache, train=train)
+        )(y, mask=_of_keys(mask), causal=causal, cache=cache, train=train)
         x = constrain(x + dropout(y), *RESIDUAL)
 
         y = LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, name="ln_2")(x)
+        hidden = self.hidden_initialization
         up = Linear(
             self.feedforward_features,
             use_bias=self.use_bias,
-            initialization=self.initialization,
+            initialization=self.initialization if hidden is None else hidden,
             name="up",
         )
         down = Linear(

@@ -30,5 +30,11 @@ def gelu_tanh(x: Float[Array, ...]) -> Float[Array, ...]:
     return jax.nn.gelu(x, approximate=True)
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def quick_gelu(x: Float[Array, ...]) -> Float[Array, ...]:
+    """Returns the approximation of ``gelu`` by a logistic function."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 def _by_erf(x: Float[Array, ...]) -> Float[Array, ...]:
     return x * (1 + jax.lax.erf(x * jnp.sqrt(0.5).astype(x.dtype))) / 2
