@@ -4,6 +4,7 @@ A family's record names its kind, a task names the kinds that it trains: neither
 
 - ``image_classifier``: ``(image, *, train) -> logits``; with batch normalisation also ``mask``.
 - ``text_classifier``: ``(tokens, lengths, *, train) -> logits``.
+- ``text_encoder``: ``(tokens, mask, *, train) -> vectors``, one for each token. No task trains it.
 - ``causal_lm``: see ``CausalLM``.
 - ``encoder_decoder``: ``(source, target, *, source_mask, target_mask, train) -> logits``, and the
   methods ``begin`` and ``step`` for decoding, as ``zoo.models.Transformer``.
