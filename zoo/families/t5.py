@@ -316,8 +316,8 @@ _RULES = {
 }
 _AXES = (
     *family.ATTENTION_AXES,
+    (r"(^|/)(gate|up)/kernel$", ("embed", "hidden")),
     *family.HIDDEN_AXES,
-    (r"(^|/)gate/kernel$", ("embed", "hidden")),
     *family.EMBEDDING_AXES,
 )
 _BASE = {"features": 768, "feedforward_features": 3072, "num_heads": 12}

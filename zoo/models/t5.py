@@ -344,8 +344,8 @@ class T5Stack(nn.Module):
         caches: tuple[LayerCache, ...] | None = None,
         *,
         train: bool = False,
-    ) -> tuple[Features, tuple[LayerCache, ...] | None]:
-        """Returns a vector for each token, and the caches with the tokens added.
+    ) -> tuple[Features, tuple[LayerCache, ...]]:
+        """Returns a vector for each token, and the caches with the tokens added; () without any.
 
         Args:
             x: the vectors of the tokens, or of those that follow the tokens in ``caches``.
@@ -391,7 +391,7 @@ class T5Stack(nn.Module):
                 if cache is not None:
                     after.append(cache)
         x = dropout(RMSNorm(epsilon=self.epsilon, name="norm")(x))
-        return x, None if caches is None else tuple(after)
+        return x, tuple(after)
 
     def _layer(self, name: str) -> T5Layer:
         return T5Layer(
