@@ -49,6 +49,15 @@ BERT = {
     "feedforward_features": 12,
 }  # fmt: skip
 
+# All sizes and both versions of T5 are the same then; ``test_t5`` has them apart.
+T5 = {
+    "features": 8, "num_heads": 2, "head_features": 3, "feedforward_features": 12,
+    "num_buckets": 4, "max_distance": 4, "activation": "gelu_tanh", "gated": True,
+}  # fmt: skip
+T5_OUTPUT = {
+    "num_encoder_layers": 1, "num_decoder_layers": 1, "tie_weights": False, "scale_logits": False,
+}  # fmt: skip
+
 # Name -> attributes that make it small, and its inputs for a batch.
 SMALL = {
     **{name: (BERT, lambda n: (tokens(1, n, 7),)) for name in list_models("*bert*")},
@@ -194,6 +203,16 @@ SMALL = {
             lambda n: (normal(1, n, 8, 8, 3),),
         )
         for name in list_models("vit*")
+    },
+    **{
+        name: (
+            {
+                **T5, "vocab_size": 11,
+                **({"num_layers": 1} if name.endswith("_encoder") else T5_OUTPUT),
+            },
+            lambda n, name=name: (tokens(1, n, 6), tokens(2, n, 4))[: 1 + ("encoder" not in name)],
+        )
+        for name in list_models("t5_*")
     },
     "transformer": (
         {
@@ -484,6 +503,7 @@ def test_a_task_trains_every_kind_but_those_that_say_so():
     found = {family.kind for family in FAMILIES}
     assert found - trained_kinds == WITHOUT_TASK
     assert all(f"``{kind}``" in kinds.__doc__ for kind in found)
+
 
 
 def test_models_are_listed_and_made_by_name():

@@ -20,6 +20,7 @@ from zoo.models.resnet import ResNet
 from zoo.models.rnn import RNN
 from zoo.models.speech import SpeechRecognizer
 from zoo.models.squeezenet import SqueezeNet
+from zoo.models.t5 import T5, T5Encoder
 from zoo.models.text_classifier import TextClassifier
 from zoo.models.text_to_image import TextToImage
 from zoo.models.transformer import Transformer
@@ -32,6 +33,7 @@ __all__ = [
     "CNN",
     "GPT",
     "RNN",
+    "T5",
     "VGG",
     "Bert",
     "BertClassifier",
@@ -49,6 +51,7 @@ __all__ = [
     "ResNet",
     "SpeechRecognizer",
     "SqueezeNet",
+    "T5Encoder",
     "TextClassifier",
     "TextToImage",
     "Transformer",

@@ -249,12 +249,16 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     shapes = _flatten(like)
     _check_names(shapes, _paths(table), "the model's parameters")
-    copies = {entry.ours: entry.reference for entry in table if entry.role == "copy"}
-    # A file of tied weights may have only the second of their names.
+    copies: dict[str, list[str]] = {}
+    for entry in table:
+        if entry.role == "copy":
+            copies.setdefault(entry.ours, []).append(entry.reference)
+    # A file of tied weights may have only another one of their names.
     stored = {
-        entry.reference: copies[entry.ours]
-        if entry.reference not in arrays and copies.get(entry.ours) in arrays
-        else entry.reference
+        entry.reference: next(
+            (name for name in (entry.reference, *copies.get(entry.ours, ())) if name in arrays),
+            entry.reference,
+        )
         for entry in table
         if entry.role == "parameter"
     }
@@ -284,7 +288,7 @@ def _read(
             elif entries[name][0].role == "zeros":
                 _check_zero(name, whole)
             else:
-                _check_equal(name, whole, entries[name][0].ours, table, arrays)
+                _check_equal(name, whole, entries[name][0].ours, table, stored, arrays)
         except UserError as error:
             wrong.append(str(error))
     lines = differences(list(arrays), list(stored.values()), {entry.reference for entry in table})
@@ -352,9 +356,14 @@ def _check_zero(name: str, array: np.ndarray) -> None:
 
 
 def _check_equal(
-    name: str, array: np.ndarray, ours: str, table: Table, arrays: Mapping[str, np.ndarray]
+    name: str,
+    array: np.ndarray,
+    ours: str,
+    table: Table,
+    stored: Mapping[str, str],
+    arrays: Mapping[str, np.ndarray],
 ) -> None:
-    (of,) = (e.reference for e in table if e.role == "parameter" and e.ours == ours)
+    (of,) = (stored[e.reference] for e in table if e.role == "parameter" and e.ours == ours)
     if of in arrays and not np.array_equal(array, arrays[of]):
         raise UserError(f"{name} is not equal to {of}, and they are one array of the model")
 
