@@ -24,6 +24,7 @@ from zoo.families import (
     transformer,
     vgg,
     vit,
+    whisper,
 )
 from zoo.families.family import Family, Preprocessing
 
@@ -46,6 +47,7 @@ FAMILIES: tuple[Family, ...] = (
     transformer.FAMILY,
     vgg.FAMILY,
     vit.FAMILY,
+    whisper.FAMILY,
 )
 
 

@@ -17,6 +17,7 @@ from zoo.models.transformer import Transformer
 from zoo.models.unet import UNet
 from zoo.models.vgg import VGG
 from zoo.models.vit import ViT
+from zoo.models.whisper import Whisper
 
 __all__ = [
     "CNN",
@@ -36,4 +37,5 @@ __all__ = [
     "Transformer",
     "UNet",
     "ViT",
+    "Whisper",
 ]
