@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 from zoo import commands
-from zoo.cli import ask, evaluate, export, launch, listing, plan, prepare, report
+from zoo.cli import ask, evaluate, export, launch, listing, plan, prepare, report, transcribe
 from zoo.errors import UserError
 
 # Each module has HELP, add_arguments(parser) and run(options, overrides).
@@ -19,6 +19,8 @@ COMMANDS: Mapping[str, ModuleType] = {
     "prepare": prepare,
     "launch": launch,
 }
+# Commands that ask a published model where ``--model`` names its folder, and a run otherwise.
+OF_MODELS: Mapping[str, ModuleType] = {"transcribe": transcribe}
 # The commands that take fields of a config.
 _TAKE_FIELDS = ("evaluate", "plan")
 
@@ -45,20 +47,40 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError(f"{name}: the first word is a command, as in `zoo list`; see `zoo --help`")
     if overrides and name not in _TAKE_FIELDS:
         raise UserError(f"zoo {name} takes no {overrides[0]}")
-    if name not in COMMANDS:
+    if name in OF_MODELS and not _names(others, "--model"):
+        if not _names(others, "--workdir") and {"-h", "--help"} & {*others}:
+            print(f"For a published model:\n\n{_parser(name, OF_MODELS[name]).format_help()}")
         ask.run(name, others[1:])
         return
-    command = COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
-    command.add_arguments(parser)
+    command = COMMANDS.get(name) or OF_MODELS.get(name)
+    if command is None:
+        ask.run(name, others[1:])
+        return
+    parser = _parser(name, command)
     run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
     run(parser.parse_args(others[1:]), command_line if name == "launch" else overrides)
+
+
+def _names(arguments: Sequence[str], flag: str) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in arguments)
+
+
+def _parser(name: str, command: ModuleType) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"zoo {name}",
+        description=command.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return parser
 
 
 def _help() -> str:
     """Returns the list of commands, including those that ask a run."""
     lines = ["usage: zoo COMMAND …", "", "A functional model zoo for JAX.", "", "Any run:"]
     lines += [f"  {name:<12}{command.HELP.splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += ["", "Published models, with --model FOLDER:"]
+    lines += [f"  {name:<12}{command.HELP.splitlines()[0]}" for name, command in OF_MODELS.items()]
     lines += ["", "Runs of some tasks:"]
     lines += [f"  {name:<12}{purpose}" for name, purpose in ask.purposes().items()]
     return "\n".join([*lines, "", "`zoo COMMAND --help` says what a command takes."])
