@@ -287,9 +287,7 @@ def _check(prompts: Prompts, language: str, task: str) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(
-    module: Whisper, sound: Sound, variables: Any, window: Float[Array, " length"]
-) -> Any:
+def _begin(module: Whisper, sound: Sound, variables: Any, window: Float[Array, " length"]) -> Any:
     """Returns the cache before the first token of a window."""
     filters = mel_filters(sound.num_mels, sound.window, sound.rate, slaney=True)
     features = whisper_features(window[None], filters, hop=sound.hop, length=sound.length)

@@ -86,9 +86,9 @@ def test_it_computes_what_whisper_does_with_every_gradient():
             TABLE,
             *inputs(),
             axes=None,
-            theirs=lambda model, sound, tokens: model(
-                sound.transpose(1, 2), decoder_input_ids=tokens
-            ).logits,
+            theirs=lambda model, sound, tokens: (
+                model(sound.transpose(1, 2), decoder_input_ids=tokens).logits
+            ),
         )
 
 
@@ -409,6 +409,4 @@ def test_begin_refuses_a_mask_and_too_many_tokens():
     with pytest.raises(UserError, match="source_mask must be None"):
         begin(np.ones((3, 7), bool))
     with pytest.raises(UserError, match="10 tokens are more than max_length=9"):
-        jax.eval_shape(
-            lambda: SMALL.apply(variables(), inputs()[0], None, 10, method="begin")
-        )
+        jax.eval_shape(lambda: SMALL.apply(variables(), inputs()[0], None, 10, method="begin"))

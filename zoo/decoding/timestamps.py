@@ -149,9 +149,7 @@ class Segment:
     tokens: tuple[int, ...]
 
 
-def segments(
-    tokens: Sequence[int], first_timestamp: int, length: int
-) -> tuple[list[Segment], int]:
+def segments(tokens: Sequence[int], first_timestamp: int, length: int) -> tuple[list[Segment], int]:
     """Returns the segments of what was written for a window, and where the next window begins.
 
     Text after the last pair of timestamps is left out: the window ended in the middle of it, and
