@@ -1,5 +1,6 @@
 """``zoo transcribe --model FOLDER`` against ``transformers.generate``."""
 
+import copy
 import functools
 import json
 import shutil
@@ -52,17 +53,17 @@ def reference():
     # Times that are about as likely as text, and sounds that matter.
     model.model.decoder.embed_positions.weight.data *= 2
     generation = model.generation_config
-    published = dict(
-        is_multilingual=True,
-        lang_to_id={name: TOKEN[name] for name in ("<|en|>", "<|de|>", "<|haw|>")},
-        task_to_id={task: TOKEN[f"<|{task}|>"] for task in ("translate", "transcribe")},
-        no_timestamps_token_id=TOKEN["<|notimestamps|>"],
-        suppress_tokens=[5, 7, *(TOKEN[name] for name in SPECIAL[1:10])],
-        begin_suppress_tokens=[220, 256],
-        max_initial_timestamp_index=25,
-        max_length=24,
-        pad_token_id=256,
-    )
+    published = {
+        "is_multilingual": True,
+        "lang_to_id": {name: TOKEN[name] for name in ("<|en|>", "<|de|>", "<|haw|>")},
+        "task_to_id": {task: TOKEN[f"<|{task}|>"] for task in ("translate", "transcribe")},
+        "no_timestamps_token_id": TOKEN["<|notimestamps|>"],
+        "suppress_tokens": [5, 7, *(TOKEN[name] for name in SPECIAL[1:10])],
+        "begin_suppress_tokens": [220, 256],
+        "max_initial_timestamp_index": 25,
+        "max_length": 24,
+        "pad_token_id": 256,
+    }
     for name, value in published.items():
         setattr(generation, name, value)
     return model
@@ -93,7 +94,7 @@ def clips(count):
         time = np.arange(generator.integers(3000, RATE)) / RATE
         low, high = generator.uniform(80, 4000, 2)
         tone = np.sin(2 * np.pi * (low + (high - low) * time) * time)
-        made.append((tone * generator.uniform(0.05, 0.9) + 0.01 * generator.normal(size=len(time))))
+        made.append(tone * generator.uniform(0.05, 0.9) + 0.01 * generator.normal(size=len(time)))
     return [clip.astype(np.float32) for clip in made]
 
 
@@ -167,7 +168,7 @@ def test_a_long_recording_is_read_window_by_window(transcriber):
     made = transcribing.transcribe(transcriber, sound, language="en")
     windows = [sound[:RATE], sound[RATE : 2 * RATE], sound[2 * RATE :]]
     texts = [
-        transcriber.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        transcriber.tokenizer.decode([token for token in tokens if token < 256]).strip()
         for tokens in expected_tokens(
             windows, language="en", task="transcribe", return_timestamps=False
         )
@@ -202,7 +203,7 @@ def test_with_timestamps_the_next_window_begins_where_the_last_segment_ends(
     ]  # fmt: skip
     np.testing.assert_array_equal(given[2][0][6400:], 0)
     assert [(round(p.begin, 2), round(p.end, 2)) for p in made.segments] == [
-        (0.0, 0.4), (0.4, 0.6), (0.7, 1.1), (1.6, 2.0),
+        (0.0, 0.4), (0.4, 0.6), (0.6, 1.1), (1.6, 2.0),
     ]  # fmt: skip
     letters = [transcriber.tokenizer.decode(piece) for piece in ([65], [66], [68, 69], [70])]
     assert [part.text for part in made.segments] == letters
@@ -335,7 +336,9 @@ def test_a_model_for_english_is_told_no_language(folder, tmp_path):
     sounds = clips(3)
     model, before = reference(), reference().generation_config
     try:
-        model.generation_config = type(before).from_pretrained(english)
+        model.generation_config = copy.deepcopy(before)
+        model.generation_config.is_multilingual = False
+        del model.generation_config.lang_to_id, model.generation_config.task_to_id
         expected = expected_tokens(sounds, return_timestamps=False)
     finally:
         model.generation_config = before

@@ -122,6 +122,17 @@ SMALL = {
         )
         for name in list_models("vit*")
     },
+    **{
+        name: (
+            {
+                "vocab_size": 11, "num_mels": 4, "features": 8, "num_encoder_layers": 1,
+                "num_decoder_layers": 1, "num_heads": 2, "feedforward_features": 12,
+                "source_length": 5, "max_length": 6,
+            },
+            lambda n: (normal(1, n, 10, 4), tokens(2, n, 4)),
+        )
+        for name in list_models("whisper*")
+    },
     "transformer": (
         {
             "source_vocab_size": 11, "target_vocab_size": 11, "features": 8, "num_heads": 2,
@@ -138,6 +149,11 @@ def one_worker_each(names):
 
 
 every_model = pytest.mark.parametrize("name", one_worker_each(list_models()))
+# Kinds of published models that no task trains yet.
+UNTRAINED = {"speech_to_text"}
+every_trained_model = pytest.mark.parametrize(
+    "name", one_worker_each(name for name in list_models() if find(name).kind not in UNTRAINED)
+)
 # Those that are no other's twin when they are small, as ResNet-34 is ResNet-18's; the large
 # MobileNet has the small one's blocks, and takes minutes.
 small_models = list(
@@ -350,19 +366,23 @@ def is_numeric(value):
 
 
 @every_model
-def test_fields_of_a_config_are_the_modules_attributes(name):
+def test_fields_are_the_modules_attributes(name):
     fields = find(name).fields(name)
     assert {attribute: field.default for attribute, field in fields.items()} == defaults(name)
+
+
+@every_trained_model
+def test_fields_of_a_config_are_the_modules_attributes(name):
     made = config_of(name).model.to_dict()
     assert made == {"name": name} | defaults(name)
 
 
-@every_model
+@every_trained_model
 def test_a_config_accepts_every_default(name):
     assert config.check(config_of(name)).model.to_dict() == {"name": name} | defaults(name)
 
 
-@every_model
+@every_trained_model
 def test_a_config_refuses_wrong_values_of_every_attribute_by_path_and_value(name):
     for attribute, default in defaults(name).items():
         wrong = never_allowed(default)
@@ -392,7 +412,7 @@ def test_every_choice_of_the_config_is_one_the_module_knows(name):
 
 @pytest.mark.parametrize("kind", sorted({family.kind for family in FAMILIES}))
 def test_a_task_trains_every_kind(kind):
-    assert any(kind in wing.kinds for wing in catalog().wings.values())
+    assert (kind not in UNTRAINED) == any(kind in wing.kinds for wing in catalog().wings.values())
 
 
 def test_models_are_listed_and_made_by_name():

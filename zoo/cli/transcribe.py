@@ -11,8 +11,8 @@ HELP = """write down what is said in recordings
 
 FOLDER has a Whisper as it is published. A recording is any file that libsndfile reads: WAV, FLAC,
 Ogg, MP3 and others, of any sample rate. It is decoded greedily in windows of 30 seconds. Without
---timestamps windows follow each other without a gap, and one may end in the middle of a word; with
---timestamps the next window begins where the last whole segment ends, as the original decoding does.
+--timestamps windows follow each other without a gap, and one may end in the middle of a word. With
+--timestamps the next window begins where the last whole segment ends, as in the original decoding.
 Windows without speech are not skipped."""
 
 

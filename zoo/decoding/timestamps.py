@@ -1,7 +1,7 @@
 """Which tokens Whisper may write next, and the segments of what it wrote (Radford et al. 2022).
 
-The rules are those of the original decoding (section 2.3 describes the tokens, section 4.5 the rest)
-as ``transformers`` has them in its logits processors.
+Section 2.3 describes the tokens, and section 4.5 the decoding. The rules are those of the original
+code, as ``transformers`` has them in its logits processors.
 """
 
 from __future__ import annotations

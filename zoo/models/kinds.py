@@ -13,8 +13,8 @@ A family's record names its kind, a task names the kinds that it trains: neither
 - ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
   ``quantiles``; the attribute ``horizon`` says how many values are forecast.
 - ``speech_to_text``: ``(source, target, *, train) -> logits`` of the features of a sound, and the
-  methods ``begin`` and ``step``, as an ``encoder_decoder``. No task trains it yet; ``zoo.make_task``
-  does with a loss.
+  methods ``begin`` and ``step``, as an ``encoder_decoder``. No task trains it yet;
+  ``zoo.make_task`` does with a loss.
 """
 
 from __future__ import annotations
