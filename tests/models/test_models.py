@@ -214,6 +214,17 @@ SMALL = {
         )
         for name in list_models("t5_*")
     },
+    **{
+        name: (
+            {
+                "vocab_size": 11, "num_mels": 4, "features": 8, "num_encoder_layers": 1,
+                "num_decoder_layers": 1, "num_heads": 2, "feedforward_features": 12,
+                "source_length": 5, "max_length": 6,
+            },
+            lambda n: (normal(1, n, 10, 4), tokens(2, n, 4)),
+        )
+        for name in list_models("whisper*")
+    },
     "transformer": (
         {
             "source_vocab_size": 11, "target_vocab_size": 11, "features": 8, "num_heads": 2,
@@ -494,8 +505,8 @@ def test_every_choice_of_the_config_is_one_the_module_knows(name):
 
 # A user's own loss trains them: see ``zoo.models.kinds``.
 WITHOUT_TASK = {
-    "image_encoder", "image_text", "masked_lm", "question_answering", "text_encoder",
-    "token_classifier",
+    "image_encoder", "image_text", "masked_lm", "question_answering", "speech_to_text",
+    "text_encoder", "token_classifier",
 }  # fmt: skip
 
 

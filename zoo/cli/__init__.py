@@ -17,6 +17,7 @@ from zoo.cli import (
     plan,
     prepare,
     report,
+    transcribe,
 )
 from zoo.errors import UserError
 
@@ -30,9 +31,12 @@ COMMANDS: Mapping[str, ModuleType] = {
     "prepare": prepare,
     "launch": launch,
 }
-# With --model these use a folder of published weights; without it a run, where its task has the
-# command.
-OF_MODELS: Mapping[str, ModuleType] = {"generate": generate, "chat": chat}
+# Commands that ask a published model where ``--model`` names its folder, and a run otherwise.
+OF_MODELS: Mapping[str, ModuleType] = {
+    "generate": generate,
+    "chat": chat,
+    "transcribe": transcribe,
+}
 # The commands that take fields of a config.
 _TAKE_FIELDS = ("evaluate", "plan")
 
@@ -59,15 +63,32 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError(f"{name}: the first word is a command, as in `zoo list`; see `zoo --help`")
     if overrides and name not in _TAKE_FIELDS:
         raise UserError(f"zoo {name} takes no {overrides[0]}")
-    of_model = any(word == "--model" or word.startswith("--model=") for word in others)
-    command = COMMANDS.get(name) or (OF_MODELS.get(name) if of_model else None)
+    if name in OF_MODELS and not _names(others, "--model"):
+        if not _names(others, "--workdir") and {"-h", "--help"} & {*others}:
+            print(f"For a published model:\n\n{_parser(name, OF_MODELS[name]).format_help()}")
+        ask.run(name, others[1:])
+        return
+    command = COMMANDS.get(name) or OF_MODELS.get(name)
     if command is None:
         ask.run(name, others[1:])
         return
-    parser = argparse.ArgumentParser(prog=f"zoo {name}", description=command.HELP)
-    command.add_arguments(parser)
+    parser = _parser(name, command)
     run: Callable[[argparse.Namespace, Sequence[str]], None] = command.run
     run(parser.parse_args(others[1:]), command_line if name == "launch" else overrides)
+
+
+def _names(arguments: Sequence[str], flag: str) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in arguments)
+
+
+def _parser(name: str, command: ModuleType) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"zoo {name}",
+        description=command.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return parser
 
 
 def _help() -> str:
@@ -80,5 +101,5 @@ def _help() -> str:
     lines += listed(COMMANDS)
     lines += ["", "Runs of some tasks:"]
     lines += [f"  {name:<12}{purpose}" for name, purpose in ask.purposes().items()]
-    lines += ["", "Published weights, with --model:", *listed(OF_MODELS)]
+    lines += ["", "Published models, with --model FOLDER:", *listed(OF_MODELS)]
     return "\n".join([*lines, "", "`zoo COMMAND --help` says what a command takes."])

@@ -263,10 +263,14 @@ def _padded(sound: Sound, tokens: Sequence[int], length: int, most: int) -> Exam
     }
 
 
-def read_wav(file: Path) -> Sound:
+def read_wav(file: Path, sample_rate: int = SAMPLE_RATE) -> Sound:
     """Reads a recording: WAV of every kind, FLAC, Ogg, MP3, AIFF, and what else libsndfile reads.
 
-    The channels are averaged, and the result has 8,000 samples a second.
+    The channels are averaged.
+
+    Args:
+        file: the recording.
+        sample_rate: samples a second of the result.
 
     Raises:
         DataError: the file is absent, is not a recording, is empty or cut off, has a sample rate
@@ -288,18 +292,18 @@ def read_wav(file: Path) -> Sound:
             f"{shown(file)} has samples up to {loudest:g}, and full scale is 1: divide them by the "
             "largest value of their type"
         )
-    if rate == SAMPLE_RATE:
+    if rate == sample_rate:
         return samples
     from scipy.signal import resample_poly  # type: ignore[import-untyped]
 
-    up, down = _ratio(rate)
+    up, down = _ratio(rate, sample_rate)
     return resample_poly(samples, up, down).astype(np.float32)
 
 
-def _ratio(rate: int) -> tuple[int, int]:
-    """Returns by what to multiply and divide a number of samples to have ``SAMPLE_RATE``."""
-    common = math.gcd(rate, SAMPLE_RATE)
-    return SAMPLE_RATE // common, rate // common
+def _ratio(rate: int, wanted: int = SAMPLE_RATE) -> tuple[int, int]:
+    """Returns by what to multiply and divide a number of samples to have the wanted rate."""
+    common = math.gcd(rate, wanted)
+    return wanted // common, rate // common
 
 
 def _samples_in(file: Path) -> int:

@@ -28,6 +28,7 @@ from zoo.families import (
     transformer,
     vgg,
     vit,
+    whisper,
 )
 from zoo.families.family import Family, Preprocessing
 
@@ -57,6 +58,7 @@ FAMILIES: tuple[Family, ...] = (
     transformer.FAMILY,
     vgg.FAMILY,
     vit.FAMILY,
+    whisper.FAMILY,
 )
 
 

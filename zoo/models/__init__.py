@@ -27,6 +27,7 @@ from zoo.models.transformer import Transformer
 from zoo.models.unet import UNet
 from zoo.models.vgg import VGG
 from zoo.models.vit import ViT
+from zoo.models.whisper import Whisper
 
 __all__ = [
     "CLIP",
@@ -57,4 +58,5 @@ __all__ = [
     "Transformer",
     "UNet",
     "ViT",
+    "Whisper",
 ]

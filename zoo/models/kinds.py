@@ -23,11 +23,13 @@ A family's record names its kind, a task names the kinds that it trains: neither
   images and of texts, and how well each image goes with each text.
 - ``forecaster``: ``(series, phase, *, train) -> quantiles``, whose probabilities are the attribute
   ``quantiles``; the attribute ``horizon`` says how many values are forecast.
+- ``speech_to_text``: ``(source, target, *, train) -> logits`` of the features of a sound, and the
+  methods ``begin`` and ``step``, as an ``encoder_decoder``.
 
 In an encoder's ``mask``, which may be None, padding is False. ``token_types``, which may be None,
 say which of several texts each token is from. No task trains ``text_encoder``, ``image_encoder``,
-``image_text``, ``masked_lm``, ``token_classifier`` and ``question_answering`` yet; ``zoo.make_task``
-does with a loss.
+``image_text``, ``masked_lm``, ``token_classifier``, ``question_answering`` and ``speech_to_text``
+yet; ``zoo.make_task`` does with a loss.
 """
 
 from __future__ import annotations
