@@ -280,6 +280,19 @@ def test_the_encoder_of_masked_tokens_has_no_pooler():
         read("bert_classifier", arrays | unread("bert"))
 
 
+def test_a_classifier_begins_with_the_encoder_of_a_pretraining():
+    arrays = arrays_of("bert_masked_lm")
+    module = create_model("bert_classifier", **sizes("bert_classifier"))
+    like = dict(jax.eval_shape(module.init, jax.random.key(0), text("bert")[0])["params"])
+    like = {"params": {key: like[key] for key in like.keys() - {"pooler", "output"}}}
+    tables = tables_of(find("bert_classifier"), module, {})
+    found, _ = read_variables(arrays, tables, like, "file")
+    np.testing.assert_array_equal(
+        found["params"]["layer_0"]["up"]["bias"],
+        arrays["bert.encoder.layer.0.intermediate.dense.bias"],
+    )
+
+
 def test_attributes_are_read_from_the_configs_of_both():
     transformers = peers.transformers()
     for name, made in (
