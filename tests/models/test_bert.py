@@ -192,12 +192,13 @@ def assert_same_bits(a, b):
         assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
 
 
-def arrays_of(name):
-    return {key: array.detach().numpy() for key, array in reference(name).state_dict().items()}
+def arrays_of(name, num_layers=1):
+    state = reference(name, num_layers).state_dict()
+    return {key: array.detach().numpy() for key, array in state.items()}
 
 
-def read(name, arrays, **attributes):
-    module = create_model(name, **sizes(name), **attributes)
+def read(name, arrays, num_layers=1, **attributes):
+    module = create_model(name, **sizes(name, num_layers), **attributes)
     like = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     return read_variables(arrays, tables_of(find(name), module, {}), like, "file")[0]
 
@@ -278,6 +279,19 @@ def test_the_encoder_of_masked_tokens_has_no_pooler():
     assert (vectors.shape, pooled) == ((3, 7, 8), None)
     with pytest.raises(UserError, match=r"classifier\.weight is missing"):
         read("bert_classifier", arrays | unread("bert"))
+
+
+def test_a_classifier_begins_with_the_encoder_of_a_pretraining():
+    arrays = arrays_of("bert_masked_lm")
+    module = create_model("bert_classifier", **sizes("bert_classifier"))
+    like = dict(jax.eval_shape(module.init, jax.random.key(0), text("bert")[0])["params"])
+    like = {"params": {key: like[key] for key in like.keys() - {"pooler", "output"}}}
+    tables = tables_of(find("bert_classifier"), module, {})
+    found, _ = read_variables(arrays, tables, like, "file")
+    np.testing.assert_array_equal(
+        found["params"]["layer_0"]["up"]["bias"],
+        arrays["bert.encoder.layer.0.intermediate.dense.bias"],
+    )
 
 
 def test_attributes_are_read_from_the_configs_of_both():
@@ -428,23 +442,18 @@ MODELS = {
 }
 
 
-def made(model):
-    """Parameters so large that attention sees something."""
-    params = jax.jit(model.init)(jax.random.key(0), text("bert")[0])["params"]
-    return jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
-
-
 @pytest.fixture(scope="module")
 def params():
-    return made(MODELS["bert"])
+    """The parameters of both, from the reference: so large that attention sees something."""
+    names = {name: f"{name}_token_classifier" for name in MODELS}
+    return {name: read(of, arrays_of(of, 2), 2)["params"] for name, of in names.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_no_gradient_from_padding(name, params):
     """Each place of the text has a token of its own, so its vector says who was seen."""
     model, tokens = MODELS[name], np.arange(2, 9)[None]
-    if name == "roberta":
-        params = params | {"token_types": {"embedding": params["token_types"]["embedding"][:1]}}
+    params = params[name]
 
     @jax.jit
     @jax.grad
@@ -459,11 +468,10 @@ def test_no_gradient_from_padding(name, params):
         assert reached.tolist() == [bool(place) for place in seen]
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_padded_text_has_the_vectors_of_the_text_alone(name, params):
     model, (tokens, mask, _) = MODELS[name], text(name)
-    if name == "roberta":
-        params = params | {"token_types": {"embedding": params["token_types"]["embedding"][:1]}}
+    params = params[name]
 
     @jax.jit
     def both(params):
@@ -482,7 +490,7 @@ def stacked(params):
 
 
 def test_scanned_and_rematerialized_layers_compute_the_same_with_every_gradient(params):
-    model, (tokens, mask, types) = MODELS["bert"], text("bert")
+    model, params, (tokens, mask, types) = MODELS["bert"], params["bert"], text("bert")
 
     @functools.partial(jax.jit, static_argnums=0)
     def found(model, params):
@@ -520,17 +528,15 @@ def test_scanned_layers_begin_and_drop_out_each_for_itself(params):
         return params, [x for x in jax.tree.leaves(seen) if x.shape == (2, 3, 2, 7, 7)]
 
     begun, (kept,) = made_and_kept(jax.random.key(1))
-    assert jax.tree.map(jnp.shape, begun) == jax.tree.map(jnp.shape, stacked(params))
+    assert jax.tree.map(jnp.shape, begun) == jax.tree.map(jnp.shape, stacked(params["bert"]))
     first, second = begun["layers"]["up"]["kernel"]
     assert not np.array_equal(first, second)
     assert not np.array_equal(kept[0] == 0, kept[1] == 0)
 
 
-@pytest.mark.parametrize("name", ["bert_token_classifier", "roberta_token_classifier"])
-def test_weights_of_both_forms_are_one_file(name, params):
-    model = create_model(name, **sizes(name, 2))
-    if name.startswith("roberta"):
-        params = params | {"token_types": {"embedding": params["token_types"]["embedding"][:1]}}
+@pytest.mark.parametrize("kind", MODELS)
+def test_weights_of_both_forms_are_one_file(kind, params):
+    name, model, params = f"{kind}_token_classifier", MODELS[kind], params[kind]
     arrays = to_reference(params, table_of(name, model))
     table = table_of(name, dataclasses.replace(model, scan_layers=True))
     again = from_reference(arrays, table, stacked(params))
@@ -543,8 +549,7 @@ def test_lengths_say_what_a_mask_says_and_the_task_trains_it():
     model = BertClassifier(**sizes("bert_classifier"))
     tokens, mask, _ = text("bert")
     lengths = np.array([7, 5, 0])
-    variables = jax.jit(model.init)(jax.random.key(0), tokens)
-    variables = jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, variables)
+    variables = read("bert_classifier", arrays_of("bert_classifier"))
 
     @jax.jit
     def each(variables):
@@ -583,22 +588,33 @@ def test_sentence_vectors_are_those_of_sentence_transformers():
     mean = (given * counts).sum(1) / counts.sum(1).clamp(min=1e-9)
     expected = torch.nn.functional.normalize(mean, p=2, dim=1)
     expected.backward(torch.from_numpy(weights))
-    with jax.enable_x64(True):
+
+    def compute(vectors):
         found, backward = jax.vjp(lambda x: sentence_vectors(x, mask), vectors)
-        np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-12)
-        np.testing.assert_allclose(backward(weights)[0], given.grad.numpy(), rtol=0, atol=1e-12)
-        np.testing.assert_allclose(
-            sentence_vectors(vectors), sentence_vectors(vectors, np.ones((3, 5), bool)), rtol=1e-14
-        )
+        whole, all_seen = sentence_vectors(vectors), sentence_vectors(vectors, np.ones((3, 5)))
+        return found, backward(weights)[0], whole, all_seen
+
+    with jax.enable_x64(True):
+        found, gradient, whole, all_seen = jax.jit(compute)(vectors)
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(gradient, given.grad.numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(whole, all_seen, rtol=1e-14)
 
 
 def test_a_sentence_without_tokens_is_zero_and_has_no_gradient():
     mask = np.array([[True, False], [False, False]])
     vectors = jnp.ones((2, 2, 4)).at[0, 1].set(jnp.nan)
-    found, backward = jax.vjp(lambda x: sentence_vectors(x, mask), vectors)
+
+    @jax.jit
+    def compute(vectors):
+        found, backward = jax.vjp(lambda x: sentence_vectors(x, mask), vectors)
+        return found, backward(jnp.ones_like(found))[0]
+
+    found, gradient = compute(vectors)
     np.testing.assert_allclose(found, [[0.5] * 4, [0.0] * 4])
-    assert not np.any(backward(jnp.ones((2, 4)))[0][1])
-    assert sentence_vectors(vectors.astype(jnp.bfloat16), mask).dtype == jnp.bfloat16
+    assert not np.any(gradient[1])
+    half = jax.eval_shape(sentence_vectors, vectors.astype(jnp.bfloat16), mask)
+    assert half.dtype == jnp.bfloat16
     with pytest.raises(UserError, match=r"mask \(2, 3\) must be \(2, 2\)"):
         sentence_vectors(vectors, np.ones((2, 3), bool))
 
