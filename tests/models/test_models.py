@@ -516,7 +516,6 @@ def test_a_task_trains_every_kind_but_those_that_say_so():
     assert all(f"``{kind}``" in kinds.__doc__ for kind in found)
 
 
-
 def test_models_are_listed_and_made_by_name():
     assert zoo.list_models() == sorted(by_name()) == sorted(SMALL)
     assert list_models("cn*") == ["cnn"]

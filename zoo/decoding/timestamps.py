@@ -42,25 +42,25 @@ class Written(NamedTuple):
     """What a text has so far, after its prompt.
 
     Attributes:
-        count: number of tokens; -1: the prompt has not been read.
+        number: how many tokens there are; -1: the prompt has not been read.
         last: the last token of each row; -1: there is none.
         before: the one before it; -1: there is none.
         timestamp: the last timestamp of each row; -1: there is none.
     """
 
-    count: Int[Array, ""]
+    number: Int[Array, ""]
     last: Int[Array, " batch"]
     before: Int[Array, " batch"]
     timestamp: Int[Array, " batch"]
 
     def extended(self, token: Int[Array, " batch"], rules: Rules) -> Written:
         """Returns what it is with the next token, the first of which ends the prompt."""
-        counts = self.count >= 0
+        counts = self.number >= 0
         last = jnp.where(counts, token, self.last)
         timestamp = self.timestamp
         if rules.first_timestamp is not None:
             timestamp = jnp.where(last >= rules.first_timestamp, last, timestamp)
-        return Written(self.count + 1, last, jnp.where(counts, self.last, self.before), timestamp)
+        return Written(self.number + 1, last, jnp.where(counts, self.last, self.before), timestamp)
 
 
 def nothing_written(batch_size: int) -> Written:
@@ -104,7 +104,7 @@ def allowed(
         rules: what may be written.
     """
     tokens = jnp.arange(logits.shape[-1])
-    is_first = written.count == 0
+    is_first = written.number == 0
     logits = logits.at[:, jnp.array(rules.never, int)].set(-jnp.inf)
     not_first = jnp.zeros(len(tokens), bool).at[jnp.array(rules.not_first, int)].set(True)
     logits = jnp.where(is_first & not_first, -jnp.inf, logits)
@@ -115,7 +115,7 @@ def allowed(
     # The token before the first timestamp says that there are none.
     forbidden = jnp.broadcast_to(tokens == begin - 1, logits.shape)
     after_one = (written.last >= begin)[:, None]
-    after_two = after_one & ((written.before >= begin) | (written.count < 2))[:, None]
+    after_two = after_one & ((written.before >= begin) | (written.number < 2))[:, None]
     forbidden |= after_two & is_timestamp
     closed = after_one & ~after_two
     forbidden |= closed & (tokens < rules.end)

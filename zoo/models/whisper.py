@@ -338,6 +338,7 @@ class Whisper(nn.Module):
         nothing = (LayerCache(),) * self.num_decoder_layers
         any_token = jnp.zeros((len(source), 1), jnp.int32)
         _, layers = self.decoder(any_token, memory, nothing)
+        assert layers is not None  # there were caches
         size = (len(source), length, self.num_heads, self.features // self.num_heads)
         return DecoderCache(
             None,
@@ -353,6 +354,7 @@ class Whisper(nn.Module):
             UserError: the cache is full, or the tokens are not 2-D integers.
         """
         logits, layers = self.decoder(target, None, cache.layers)
+        assert layers is not None  # there were caches
         return logits, DecoderCache(None, layers)
 
     def _check(self, source: Sound) -> None:
