@@ -34,7 +34,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "decoding": ("zoo.decoding",),
     "diffusion": ("zoo.diffusion",),
     "data": ("zoo.data",),
-    "weights": ("zoo.pretrained", "zoo.weights.files", "zoo.weights.tables"),
+    "weights": ("zoo.pretrained", "zoo.tokenizers", "zoo.weights.files", "zoo.weights.tables"),
     "inference": ("zoo.inference",),
 }
 _WIDTH = 100
