@@ -68,7 +68,9 @@ def both(name):
     attributes = family.attributes_of(theirs.config.to_diff_dict())
     module = create_model(family.published[name], **attributes)
     weights = {key: value.detach().numpy() for key, value in theirs.named_parameters()}
-    variables = load_variables(family, module, weights, family.example(module))
+    variables = jax.tree.map(
+        jnp.asarray, load_variables(family, module, weights, family.example(module))
+    )
     if family.kind == "encoder_decoder":
         return _encoder_decoder(module, variables, theirs)
     return _decoder(module, variables, theirs)
