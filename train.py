@@ -20,7 +20,10 @@ CONFIG = flags.DEFINE_string(
     "--config.section.field=value; --help after it lists the fields.",
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder. Default: runs/<config>, or the next free runs/<config>-2."
+    "workdir",
+    None,
+    "The run's folder, or an address such as gs://bucket/run. Default: runs/<config>, or the next "
+    "free runs/<config>-2.",
 )
 RESTART = flags.DEFINE_bool("restart", False, "Move the run in the folder aside and begin anew.")
 EXTEND = flags.DEFINE_bool(

@@ -96,11 +96,12 @@ class Store:
 
     def names(self) -> dict[str, int]:
         """Returns the names of all files, with their numbers of bytes."""
-        self._system.invalidate_cache()
-        try:
-            found = self._system.find(self._root, detail=True)
-        except FileNotFoundError:
-            return {}
+        with _as_os_errors():
+            self._system.invalidate_cache()
+            try:
+                found = self._system.find(self._root, detail=True)
+            except FileNotFoundError:
+                return {}
         return {
             path.removeprefix(self._root).lstrip("/"): int(about.get("size") or 0)
             for path, about in found.items()
@@ -112,7 +113,8 @@ class Store:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        content: bytes = self._system.cat_file(f"{self._root}/{name}")
+        with _as_os_errors():
+            content: bytes = self._system.cat_file(f"{self._root}/{name}")
         return content
 
     def write(self, name: str, content: bytes, *, only_if_absent: bool = False) -> None:
@@ -122,28 +124,43 @@ class Store:
             FileExistsError: the file must be absent, and is not.
         """
         mode = "create" if only_if_absent else "overwrite"
-        self._system.pipe_file(f"{self._root}/{name}", content, mode=mode)
+        with _as_os_errors():
+            self._system.pipe_file(f"{self._root}/{name}", content, mode=mode)
 
     def send(self, source: Path, name: str) -> None:
         """Copies a local file to the store."""
-        self._system.put_file(str(source), f"{self._root}/{name}")
+        with _as_os_errors():
+            self._system.put_file(str(source), f"{self._root}/{name}")
 
     def fetch(self, name: str, target: Path) -> None:
         """Copies a file of the store to a local file."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._system.get_file(f"{self._root}/{name}", str(target))
+        with _as_os_errors():
+            self._system.get_file(f"{self._root}/{name}", str(target))
 
     def remove(self, name: str) -> None:
         """Removes a file; nothing happens if it is absent."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _as_os_errors():
             self._system.rm_file(f"{self._root}/{name}")
 
-    def move(self, names: Iterator[str] | list[str], other: Store) -> None:
+    def move(self, names: list[str], other: Store) -> None:
         """Moves files to another folder of the same store."""
-        for name in names:
-            target = f"{other._root}/{name}"
-            self._system.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self._system.mv(f"{self._root}/{name}", target)
+        with _as_os_errors():
+            for name in names:
+                target = f"{other._root}/{name}"
+                self._system.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self._system.mv(f"{self._root}/{name}", target)
+
+
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Turns the errors of a store's library, each of which has its own types, into OSErrors."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # of any type, such as gcsfs.retry.HttpError
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def local_copy(url: str, *, newest: tuple[str, ...] = _STEPS) -> Path:
@@ -242,7 +259,7 @@ class Spool:
         try:
             with self._sending:
                 self._send_all()
-        except (OSError, RuntimeError, ValueError) as error:
+        except OSError as error:
             self._say(
                 f"warning: {self.url} could not be written ({error}); {self.path} has everything, "
                 "and the next checkpoint tries again"
@@ -258,7 +275,7 @@ class Spool:
             if not self._lost:
                 with self._sending:
                     self._send_all()
-        except (OSError, RuntimeError, ValueError) as error:
+        except OSError as error:
             raise NotWritten(
                 f"{self.url} could not be written ({error}). Everything is safe in {self.path} on "
                 "this machine: run the same command here to copy it"
@@ -337,13 +354,13 @@ class Spool:
                     )
                     return
                 self._store.write(_LOCK, self._renewed())
-            except (OSError, RuntimeError, ValueError) as error:
+            except OSError as error:
                 self._say(f"warning: the lock of {self.url} could not be renewed ({error})")
 
     def _unlock(self) -> None:
         self._ended.set()
         self._renewing.join()
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
+        with contextlib.suppress(OSError):
             if not self._lost:
                 self._store.remove(_LOCK)
 
@@ -429,7 +446,7 @@ class Spool:
                 break
             except FileNotFoundError:
                 raise
-            except (OSError, RuntimeError):
+            except OSError:
                 if not left:
                     raise
                 time.sleep(2.0 ** (_TRIES - left) / 8)
@@ -513,5 +530,5 @@ def _named(url: str) -> Iterator[None]:
     """Turns what a store's library raises into one line."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise UserError(f"{url} cannot be used: {error or type(error).__name__}") from error
