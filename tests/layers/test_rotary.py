@@ -83,9 +83,9 @@ def test_heads_turn_as_the_references(name):
         if kind == "dynamic":
             of_traced = jax.jit(lambda n: rotary.rotary_rates(16, 500.0, scaling, n))(20)
             np.testing.assert_allclose(of_traced, rates, rtol=1e-12)
-    assert kind == "default" or not np.allclose(
-        rates, rotary.rotary_rates(16, 500.0), rtol=1e-3
-    ), "the scaling changed nothing, so comparing it shows nothing"
+    assert kind == "default" or not np.allclose(rates, rotary.rotary_rates(16, 500.0), rtol=1e-3), (
+        "the scaling changed nothing, so comparing it shows nothing"
+    )
 
 
 def test_yarns_magnitude_follows_both_weights():

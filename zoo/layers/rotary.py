@@ -95,9 +95,7 @@ def rotary_rates(
     return jnp.asarray(rates)
 
 
-def _dynamic(
-    features: int, base: float, scaling: Scaling, length: int | Int[Array, ""]
-) -> Rates:
+def _dynamic(features: int, base: float, scaling: Scaling, length: int | Int[Array, ""]) -> Rates:
     half, factor, original = features // 2, scaling.factor, scaling.original_context
     if features == 2:
         return jnp.ones(1)  # whatever the base
@@ -140,9 +138,7 @@ def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
-def rotary_table(
-    positions: Int[Array, "#batch time"], rates: Rates, factor: float = 1.0
-) -> Table:
+def rotary_table(positions: Int[Array, "#batch time"], rates: Rates, factor: float = 1.0) -> Table:
     """Returns the cosines and sines of positions, times ``factor``, in float32 at least."""
     dtype = jnp.promote_types(rates.dtype, jnp.float32)
     angles = positions[..., None].astype(dtype) * rates.astype(dtype)

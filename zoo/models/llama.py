@@ -98,9 +98,7 @@ class Attention(nn.Module):
             keys, values, sees, cache = cache.attended(key, value)
             y = dot_product_attention(query, keys, values, mask=sees, dropout=dropout)
         y = y.reshape(*x.shape[:-1], queries * self.head_features)
-        out = Linear(
-            x.shape[-1], use_bias=self.use_out_bias, initialization=_STD, name="out"
-        )
+        out = Linear(x.shape[-1], use_bias=self.use_out_bias, initialization=_STD, name="out")
         return out(y), cache
 
 
