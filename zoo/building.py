@@ -92,7 +92,13 @@ def with_data(config: ConfigDict) -> tuple[ConfigDict, data.Dataset]:
         fields["path"] = str(remote.local_copy(fields["path"], newest=()))
     dataset = wing.load(**fields)
     config = config.copy_and_resolve_references()
-    for name, found in dataset.model_fields.items():
+    fields_of_data = {name: n for name, n in dataset.model_fields.items() if name in config.model}
+    if dataset.model_fields and not fields_of_data:
+        raise configs.ConfigError(
+            f"model.name={config.model.name!r} has none of the fields that data.name="
+            f"{dataset.name!r} sets: {', '.join(dataset.model_fields)}. Give a model that has them"
+        )
+    for name, found in fields_of_data.items():
         given = config.model[name]
         if not given:
             config.model[name] = found

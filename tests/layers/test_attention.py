@@ -82,6 +82,55 @@ def test_a_bias_and_another_scale_are_pytorchs(length, causal):
     np.testing.assert_allclose(gradients[3], added.grad, **close)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+# The last is long enough for blocks of scores, of which some are left out.
+@pytest.mark.parametrize(("length", "window"), [(7, 3), (7, 7), (300, 150), (1100, 260)])
+def test_a_window_and_groups_of_queries_are_pytorchs(length, window, masked):
+    torch = peers.torch()
+    query = normal(2, length, 4, 3).astype(float)
+    key, value = (normal(2, length, 2, 3, seed=i).astype(float) for i in (1, 2))
+    distances = np.arange(length)[:, None] - np.arange(length)
+    sees = (distances >= 0) & (distances < window)
+    counts = np.ones((2, 1, 1, length), bool)
+    if masked:
+        counts[1, :, :, 1 : length // 2] = False
+    tensors = [
+        torch.tensor(x.transpose(0, 2, 1, 3), requires_grad=True) for x in (query, key, value)
+    ]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *tensors, attn_mask=torch.tensor(sees & counts), enable_gqa=True
+    )
+    # A query that sees nothing gets zero from us, and in some versions nan from PyTorch.
+    seen = (sees & counts).any(axis=-1)[:, :, :, None]
+    weight = normal(*expected.shape, seed=9).astype(float) * seen
+    torch.where(torch.tensor(seen), expected, 0).backward(torch.tensor(weight))
+    mask = jnp.asarray(counts) if masked else None
+
+    @jax.jit
+    def ours(query, key, value, weight):
+        output, backward = jax.vjp(
+            lambda *x: dot_product_attention(*x, causal=True, window=window, mask=mask),
+            query, key, value,
+        )  # fmt: skip
+        return output, backward(weight)
+
+    with jax.enable_x64(True):
+        output, gradients = ours(
+            *map(jnp.asarray, (query, key, value, weight.transpose(0, 2, 1, 3)))
+        )
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    kept = np.where(seen, expected.detach(), 0)
+    np.testing.assert_allclose(output.transpose(0, 2, 1, 3), kept, **close)
+    for found, theirs in zip(gradients, tensors, strict=True):
+        np.testing.assert_allclose(found.transpose(0, 2, 1, 3), theirs.grad.nan_to_num(), **close)
+
+
+def test_a_window_of_what_is_not_causal_is_refused():
+    x = jnp.zeros((1, 3, 1, 2))
+    with pytest.raises(UserError, match="window=2"):
+        dot_product_attention(x, x, x, window=2)
+
+
 @pytest.mark.parametrize("length", [1, 7, 300])
 @pytest.mark.parametrize("masked", [False, True])
 def test_causal_blocks_are_pytorchs(length, masked):

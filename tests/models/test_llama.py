@@ -426,7 +426,7 @@ def test_configs_of_every_age_are_read(config, expected):
         ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "'longrope'.*'yarn'"),
         ({"rope_scaling": {"type": "linear"}}, "lacks factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks low_freq_factor, high"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta": 1}}, r"unknown keys \['beta'\]"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "b": 1}}, r"unknown keys \['b'\]"),
         ({"rope_scaling": {"type": "linear", "factor": "2x"}}, "factor='2x' must be a number"),
         ({"rope_scaling": "linear"}, "rope_scaling='linear' must be an object"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),

@@ -20,7 +20,8 @@ class Dataset:
         sizes: number of examples by split.
         vocabularies: the vocabularies by name; they say what the numbers stand for and are saved
             with the run.
-        model_fields: attributes of the model that follow from the data, such as ``num_classes``.
+        model_fields: attributes of the model that follow from the data, such as ``num_classes``. A
+            model has some of them.
         open_split: opens one of the splits in ``sizes``.
         transform: returns the transform of an example; its argument says whether to train.
         order: ``shuffled`` shuffles every epoch anew; with ``lanes``, every row of a batch

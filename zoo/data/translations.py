@@ -114,7 +114,10 @@ def load_translations(
         name=name,
         sizes={split: len(source) for split, source in splits.items()},
         vocabularies={"subwords": subwords},
-        model_fields={"source_vocab_size": len(subwords), "target_vocab_size": len(subwords)},
+        # A model has a vocabulary for each language, or one for both.
+        model_fields=dict.fromkeys(
+            ("source_vocab_size", "target_vocab_size", "vocab_size"), len(subwords)
+        ),
         open_split=lambda split: splits[split],
         transform=lambda train: lambda example, generator: example,
         notes=tuple(notes),

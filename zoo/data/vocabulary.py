@@ -107,7 +107,7 @@ def subwords_of(definition: str, kind: str = "subword") -> Subwords:
 
     try:
         numbers = Tokenizer.from_str(definition).get_vocab()
-    except Exception as error:  # noqa: BLE001 (the library raises no other type)
+    except Exception as error:  # the library raises no other type
         raise DataError(f"the tokenizer cannot be read: {error}") from error
     return Subwords(tuple(sorted(numbers, key=numbers.__getitem__)), kind, definition)
 

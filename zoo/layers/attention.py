@@ -182,18 +182,38 @@ def empty_cache(
     head_features: int,
     dtype: Any = float,
     padding: Int[Array, " batch"] | None = None,
-    *,
-    window: int = 0,
-) -> Cache:
+) -> KeyValueCache:
     """Returns a cache of no tokens with room for ``max_length``.
 
-    No two of its arrays share memory, so that it can be donated. With a ``window`` that is smaller
-    than ``max_length`` it is a rolling one, which takes the memory of the window.
+    No two of its arrays share memory, so that it can be donated.
     """
-    rolls = 0 < window < max_length
-    shape = (batch_size, window if rolls else max_length, num_heads, head_features)
-    kind = RollingCache if rolls else KeyValueCache
-    return kind(
+    shape = (batch_size, max_length, num_heads, head_features)
+    return KeyValueCache(*_empty(shape, dtype, padding))
+
+
+def rolling_cache(
+    batch_size: int,
+    max_length: int,
+    num_heads: int,
+    head_features: int,
+    dtype: Any = float,
+    padding: Int[Array, " batch"] | None = None,
+    *,
+    window: int,
+) -> Cache:
+    """Returns a cache of no tokens that keeps the newest ``window`` of them.
+
+    It is an ``empty_cache`` if all of ``max_length`` fit in the window, or the window is 0, which
+    stands for none.
+    """
+    if not 0 < window < max_length:
+        return empty_cache(batch_size, max_length, num_heads, head_features, dtype, padding)
+    shape = (batch_size, window, num_heads, head_features)
+    return RollingCache(*_empty(shape, dtype, padding))
+
+
+def _empty(shape: tuple[int, ...], dtype: Any, padding: Int[Array, " batch"] | None) -> Any:
+    return (
         jnp.zeros(shape, dtype),
         jnp.zeros(shape, dtype),
         jnp.zeros((), jnp.int32),

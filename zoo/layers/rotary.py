@@ -54,7 +54,7 @@ class Table(NamedTuple):
 def rotary_rates(
     features: int,
     base: float,
-    scaling: Scaling = Scaling(),
+    scaling: Scaling | None = None,
     length: int | Int[Array, ""] = 0,
 ) -> Rates:
     """Returns by which angle each pair of features turns from one position to the next.
@@ -64,12 +64,13 @@ def rotary_rates(
     Args:
         features: width of a head, even.
         base: the ratio of the slowest wavelength to the fastest, above 1.
-        scaling: how positions are stretched.
+        scaling: how positions are stretched; None: not at all.
         length: the number of tokens so far, which only ``dynamic`` asks for.
 
     Raises:
         UserError: the width is odd, or the scaling is unknown.
     """
+    scaling = scaling or Scaling()
     if features % 2 or features < 2:
         raise UserError(f"rotary positions turn pairs: {features} features of a head must be even")
     if scaling.name not in SCALINGS:

@@ -22,7 +22,7 @@ from zoo.layers import (
     rotary,
 )
 from zoo.layers.attention import Cache as LayerCache
-from zoo.layers.attention import empty_cache
+from zoo.layers.attention import rolling_cache
 from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer_blocks import HIDDEN, RESIDUAL, Features
 
@@ -375,7 +375,7 @@ class Llama(nn.Module):
             raise UserError(f"Llama: {max_length} tokens are more than context={self.context}")
         heads, width = self.num_key_value_heads, self._head_features()
         return tuple(
-            empty_cache(
+            rolling_cache(
                 batch_size, max_length, heads, width, dtype, padding, window=self._window(layer)
             )
             for layer in range(self.num_layers)
