@@ -179,23 +179,30 @@ def empty_cache(
     head_features: int,
     dtype: Any = float,
     padding: Int[Array, " batch"] | None = None,
-    *,
-    window: int = 0,
-) -> Cache:
+) -> KeyValueCache:
     """Returns a cache of no tokens with room for ``max_length``.
 
-    No two of its arrays share memory, so that it can be donated. With a ``window`` that is smaller
-    than ``max_length`` it is a rolling one, which takes the memory of the window.
+    No two of its arrays share memory, so that it can be donated.
     """
-    rolls = 0 < window < max_length
-    shape = (batch_size, window if rolls else max_length, num_heads, head_features)
-    kind = RollingCache if rolls else KeyValueCache
-    return kind(
+    shape = (batch_size, max_length, num_heads, head_features)
+    return KeyValueCache(
         jnp.zeros(shape, dtype),
         jnp.zeros(shape, dtype),
         jnp.zeros((), jnp.int32),
         None if padding is None else jnp.array(padding, jnp.int32),
     )
+
+
+def empty_rolling_cache(
+    batch_size: int,
+    window: int,
+    num_heads: int,
+    head_features: int,
+    dtype: Any = float,
+    padding: Int[Array, " batch"] | None = None,
+) -> RollingCache:
+    """Returns a cache of no tokens that keeps the last ``window`` of them; see ``empty_cache``."""
+    return RollingCache(*empty_cache(batch_size, window, num_heads, head_features, dtype, padding))
 
 
 def dot_product_attention(
