@@ -188,37 +188,24 @@ def empty_cache(
     No two of its arrays share memory, so that it can be donated.
     """
     shape = (batch_size, max_length, num_heads, head_features)
-    return KeyValueCache(*_empty(shape, dtype, padding))
-
-
-def rolling_cache(
-    batch_size: int,
-    max_length: int,
-    num_heads: int,
-    head_features: int,
-    dtype: Any = float,
-    padding: Int[Array, " batch"] | None = None,
-    *,
-    window: int,
-) -> Cache:
-    """Returns a cache of no tokens that keeps the newest ``window`` of them.
-
-    It is an ``empty_cache`` if all of ``max_length`` fit in the window, or the window is 0, which
-    stands for none.
-    """
-    if not 0 < window < max_length:
-        return empty_cache(batch_size, max_length, num_heads, head_features, dtype, padding)
-    shape = (batch_size, window, num_heads, head_features)
-    return RollingCache(*_empty(shape, dtype, padding))
-
-
-def _empty(shape: tuple[int, ...], dtype: Any, padding: Int[Array, " batch"] | None) -> Any:
-    return (
+    return KeyValueCache(
         jnp.zeros(shape, dtype),
         jnp.zeros(shape, dtype),
         jnp.zeros((), jnp.int32),
         None if padding is None else jnp.array(padding, jnp.int32),
     )
+
+
+def empty_rolling_cache(
+    batch_size: int,
+    window: int,
+    num_heads: int,
+    head_features: int,
+    dtype: Any = float,
+    padding: Int[Array, " batch"] | None = None,
+) -> RollingCache:
+    """Returns a cache of no tokens that keeps the last ``window`` of them; see ``empty_cache``."""
+    return RollingCache(*empty_cache(batch_size, window, num_heads, head_features, dtype, padding))
 
 
 def dot_product_attention(

@@ -22,7 +22,7 @@ from zoo.layers import (
     rotary,
 )
 from zoo.layers.attention import Cache as LayerCache
-from zoo.layers.attention import rolling_cache
+from zoo.layers.attention import empty_cache, empty_rolling_cache
 from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer_blocks import HIDDEN, RESIDUAL, Features
 
@@ -374,9 +374,10 @@ class Llama(nn.Module):
         if max_length > self.context:
             raise UserError(f"Llama: {max_length} tokens are more than context={self.context}")
         heads, width = self.num_key_value_heads, self._head_features()
-        return tuple(
-            rolling_cache(
-                batch_size, max_length, heads, width, dtype, padding, window=self._window(layer)
-            )
-            for layer in range(self.num_layers)
-        )
+
+        def of_layer(window: int) -> LayerCache:
+            if 0 < window < max_length:
+                return empty_rolling_cache(batch_size, window, heads, width, dtype, padding)
+            return empty_cache(batch_size, max_length, heads, width, dtype, padding)
+
+        return tuple(of_layer(self._window(layer)) for layer in range(self.num_layers))
