@@ -153,7 +153,8 @@ def test_it_begins_as_whisper_does():
         vocab_size=200, features=64, num_encoder_layers=2, num_decoder_layers=2, num_heads=2,
         feedforward_features=128, source_length=200, max_length=100,
     )  # fmt: skip
-    made = jax.jit(ours.init)(jax.random.key(0), **whisper.FAMILY.example(ours))
+    # Of the kinds of keys this one is compiled in a fraction of the time.
+    made = jax.jit(ours.init)(jax.random.key(0, impl="rbg"), **whisper.FAMILY.example(ours))
     for name, array in variables_to_reference(made, TABLE).items():
         expected = theirs[name].detach().numpy()
         assert array.shape == expected.shape
@@ -202,7 +203,7 @@ def test_no_gradient_from_later_tokens_and_from_other_rows():
         assert not of_sound[1].any()
 
 
-def test_scanned_layers_compute_the_same_with_every_gradient_and_remat_too():
+def test_scanned_and_rematerialized_layers_compute_the_same_with_every_gradient():
     sound, text = inputs()
 
     def found(module, given, sound):
@@ -217,15 +218,14 @@ def test_scanned_layers_compute_the_same_with_every_gradient_and_remat_too():
         run = jax.jit(found, static_argnums=0)
         logits, of_params, of_sound = run(SMALL, given, sound.astype(np.float64))
         expected = {"params": of_params}
-        for module in (SCANNED, dataclasses.replace(SCANNED, remat="dots")):
-            ours, gradient, ours_of_sound = run(module, stacked(given), sound.astype(np.float64))
-            np.testing.assert_allclose(ours, logits, rtol=1e-12, atol=1e-12)
-            np.testing.assert_allclose(ours_of_sound, of_sound, rtol=1e-9, atol=1e-12)
-            both = zip(
-                jax.tree.leaves(gradient), jax.tree.leaves(stacked(expected)["params"]), strict=True
-            )
-            for a, b in both:
-                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(logits).max())
+        module = dataclasses.replace(SCANNED, remat="dots")
+        ours, gradient, ours_of_sound = run(module, stacked(given), sound.astype(np.float64))
+        np.testing.assert_allclose(ours, logits, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(ours_of_sound, of_sound, rtol=1e-9, atol=1e-12)
+        expected = stacked(expected)["params"]
+        assert jax.tree.structure(gradient) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * np.abs(logits).max())
 
 
 def test_in_bfloat16_it_stays_bfloat16_with_its_cache():
