@@ -149,7 +149,7 @@ def check(name, decode, **options):
             rows = [prompts.index(prompt) for prompt in group]
             np.testing.assert_array_equal(made[rows], theirs_of(model, group, **options))
         different |= {tuple(row) for row in made.tolist()}
-    assert len(different) > 25, "prompts are continued alike: little is compared"
+    assert len(different) > 20, "prompts are continued alike: little is compared"
     ended_by = {next((t for t in text if t in ENDS), None) for text in different}
     assert len(ended_by - {None}) > 1, "at most one token ends texts: little is compared"
 
