@@ -28,7 +28,7 @@ ROW, COLUMN = tuple(range(4)), tuple(range(0, 16, 4))
 
 
 def seconds(*steps, on=V5E):
-    return roofline.estimate(Executions(steps, 0), on, WHOLE)
+    return roofline.estimate(roofline.work_of(Executions(steps, 0), on), on.chip, WHOLE)
 
 
 def test_the_longer_of_operations_and_traffic_counts():

@@ -54,6 +54,8 @@ class Plan:
         parts: the seconds of the parts of a step; see ``roofline.Estimate``.
         settings: the fields that decide besides the mesh, such as ``train.accumulate``.
         notes: what else there is to know, a line each.
+        work: the fields of a ``roofline.Work``, for another estimate; None if the program could not
+            be compiled.
     """
 
     topology: str
@@ -72,6 +74,7 @@ class Plan:
     parts: Mapping[str, float]
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
+    work: Mapping[str, Any] | None
 
     def as_json(self) -> dict[str, Any]:
         """Returns what ``zoo plan --json`` writes."""
@@ -231,7 +234,8 @@ def _of_compiled(
     temporaries = made.temp_size_in_bytes + beside + made.generated_code_size_in_bytes
     total = made.argument_size_in_bytes + temporaries
     placed = dataclasses.replace(slice_, devices=list(mesh.devices.flat))
-    estimate = roofline.estimate(done, placed, shares, kernel_flops=kernel_flops)
+    work = roofline.work_of(done, placed, kernel_flops=kernel_flops)
+    estimate = roofline.estimate(work, slice_.chip, shares)
     if done.unknown_loops:
         said = [*said, f"{done.unknown_loops} loops of unknown length count once"]
     peak = mesh.size * slice_.chip.flops
@@ -254,6 +258,7 @@ def _of_compiled(
             if name != "seconds"
         },
         notes=tuple(said),
+        work=dataclasses.asdict(work),
     )  # fmt: skip
 
 
@@ -282,6 +287,7 @@ def _too_large(
         compile_seconds=0.0,
         parts={},
         notes=(*said, f"the compiler refused it: {first}"),
+        work=None,
     )
 
 

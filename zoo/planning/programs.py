@@ -30,6 +30,10 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
     "replica-id", "opt-barrier", "iota", "add-dependency", "domain", "get-dimension-size",
 }  # fmt: skip
+# They move while other instructions run.
+_COPIES = (
+    "copy-start", "slice-start", "async-start", "dynamic-slice-start", "dynamic-update-slice-start",
+)  # fmt: skip
 # A product of float32 numbers on a unit for bfloat16 takes so many passes.
 _PASSES = {"highest": 6, "high": 3, "default": 1}
 
@@ -291,7 +295,7 @@ class _Reader:
             collectives = self._collectives(inner.instructions, inner, line, sent)
             flops = self._operations_in(inner)
             moved = _moved_by_fusion(self.program, computation, line, inner)
-        is_copy = line.opcode in ("copy-start", "slice-start", "async-start") and not flops
+        is_copy = line.opcode in _COPIES and not flops
         return Executed(line.name, times, flops, moved, is_copy, tuple(collectives))
 
     def _operations_in(self, computation: Computation) -> float:
@@ -490,12 +494,12 @@ def _moved(computation: Computation, line: Instruction) -> int:
         return 2 * sum(a.moved for name in line.operands[2:] for a in computation.arrays(name))
     if line.opcode == "broadcast":
         return made
-    if line.opcode in ("copy-start", "slice-start"):
-        # The result holds the target, the source and a flag.
+    if line.opcode in _COPIES:
+        # The result holds what is given, what is made and flags; the smallest array is what moves.
         whole = [array for array in line.outputs if array.shape]
         target = min(whole, key=lambda array: array.bytes, default=None)
         places = [array.is_in_main_memory for array in whole]
-        return sum(places) * target.bytes if target else 0
+        return min(2, sum(places)) * target.bytes if target else 0
     return made + sum(array.moved for array in read)
 
 
