@@ -1,15 +1,19 @@
 """Plans of the zoo's larger models on slices of TPUs.
 
-    python -m benchmarks.slices                    every plan; writes the table
+    python -m benchmarks.slices                    every plan that is missing; writes the tables
     python -m benchmarks.slices --only "gpt 1b"    one model
-    python -m benchmarks.slices --tables           compiles nothing; writes the table
+    python -m benchmarks.slices --again            plans also what was planned before
+    python -m benchmarks.slices --states           the state's bytes alone, which take no compiler
+    python -m benchmarks.slices --tables           compiles nothing; writes the tables
 
-It needs the extra ``plan``. A plan that was made before, by the same code, is not compiled again.
+It needs the extra ``plan``. ``docs/slices.json`` keeps what each program does, so that the table
+follows the shares in ``zoo/planning/roofline.py`` without another compilation.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,13 +22,17 @@ import jax
 from benchmarks import machine, tables
 from zoo import building, commands
 from zoo import config as configs
-from zoo.planning import find_slice
-from zoo.planning.plan import Plan, cached_plan, gib
+from zoo.planning import find_slice, roofline
+from zoo.planning.chips import CHIPS
+from zoo.planning.plan import Plan, gib, make_plan
+from zoo.training.layout import make_mesh
 
 RESULTS = machine.ROOT / "docs" / "slices.json"
 DOCUMENT = machine.ROOT / "docs" / "planning.md"
 
 SLICES = ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
+# Those over which the state is divided, from 8 to 256 chips.
+DIVIDED = ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 # Layers in a loop compile in a tenth of the time.
 # Images are of the data that come with the package, resized; ten classes instead of a thousand
 # change nothing that shows here.
@@ -35,10 +43,13 @@ MODELS: Mapping[str, Sequence[str]] = {
     "gpt 7b": ("gpt.py:7b",),
     "gpt 70b": ("gpt.py:70b",),
     "ViT-L/16, 224": (
-        "vit.py", "model.name=vit_l_16", "data.image_size=224", "train.batch_size=1024",
+        "vit.py", "model.patch_size=16", "model.image_size=224", "data.image_size=224",
+        "model.features=1024", "model.num_layers=24", "model.num_heads=16",
+        "model.feedforward_features=4096", "train.batch_size=1024",
     ),
     "ResNet-50, 224": (
-        "resnet.py", "model.name=resnet50", "data.image_size=224", "train.batch_size=1024",
+        "resnet.py", "model.name=resnet50", "model.stem=imagenet", "data.image_size=224",
+        "train.batch_size=1024",
     ),
     "UNet, text to image": ("diffusion.py", "train.batch_size=256"),
 }  # fmt: skip
@@ -46,12 +57,37 @@ MODELS: Mapping[str, Sequence[str]] = {
 
 def plan(name: str, topology: str) -> Plan:
     """Plans a model on a slice, its parameters and rows divided over all chips."""
+    config, dataset = _made(name)
+    return make_plan(config, dataset, find_slice(topology), say=print)
+
+
+def state_bytes(name: str, topology: str) -> int:
+    """Returns the bytes of a model's state on each chip of a slice; compiles nothing."""
+    parts = building.build(*_made(name))
+    mesh = make_mesh(1, -1, devices=find_slice(topology).devices)
+    state = building.state_shapes(parts)
+    layout, _ = building.layout_of(parts, mesh, state)
+    return layout.bytes_per_device(state)
+
+
+def _made(name: str) -> Any:
     file, *fields = MODELS[name]
     given = commands.load_config(str(machine.ROOT / "configs" / file))
     fields = [*fields, "precision=bfloat16", "mesh.data=1", "mesh.fsdp=-1"]
     config = configs.check(commands.override(given, [f"--config.{field}" for field in fields]))
-    config, dataset = building.with_data(config)
-    return cached_plan(config, dataset, find_slice(topology), say=print)
+    return building.with_data(config)
+
+
+def times(found: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Returns the seconds of a planned step and its share of the peak, with the shares of today.
+
+    Returns None for a plan that does not fit, or that was kept without what its program does.
+    """
+    if not found.get("work"):
+        return None
+    chip = CHIPS[found["topology"].partition(":")[0]]
+    seconds = roofline.estimate(roofline.Work(**found["work"]), chip).seconds
+    return seconds, found["flops_per_step"] / (found["chips"] * chip.flops * seconds)
 
 
 def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -62,9 +98,9 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     )  # fmt: skip
     rows = []
     for name in MODELS:
-        for topology, found in results.get(name, {}).items():
-            held = found["bytes_per_chip"]
-            seconds = found["step_seconds"]
+        for topology in [one for one in SLICES if one in results.get(name, {})]:
+            found = results[name][topology]
+            held, time = found["bytes_per_chip"], times(found)
             rows.append(
                 (
                     name,
@@ -74,12 +110,32 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
                     f"{gib(held['total'])} GiB",
                     f"{gib(held['capacity'])} GiB",
                     "yes" if found["fits"] else "no",
-                    "-" if seconds is None else f"{seconds:.3g} s",
-                    "-" if seconds is None else f"{found['mfu']:.0%}",
-                    f"{found['compile_seconds']:.0f} s" if seconds else "-",
+                    "-" if time is None else f"{time[0]:.3g} s",
+                    "-" if time is None else f"{time[1]:.0%}",
+                    f"{found['compile_seconds']:.0f} s" if found["fits"] else "-",
                 )
             )
     return tables.markdown(header, rows)
+
+
+def divided(states: Mapping[str, Mapping[str, int]]) -> str:
+    """Lays out the state's bytes on all chips together, and how far they are from constant."""
+    header = (
+        "model",
+        *(f"{one.removeprefix('v5e:')} chips" for one in DIVIDED),
+        "largest ÷ smallest",
+    )
+    rows = []
+    for name in [one for one in MODELS if one in states]:
+        sizes = [_chips(one) * states[name][one] for one in DIVIDED if one in states[name]]
+        if len(sizes) == len(DIVIDED):
+            shown = (f"{gib(size)} GiB" for size in sizes)
+            rows.append((name, *shown, f"{max(sizes) / min(sizes):.2f}"))
+    return tables.markdown(header, rows)
+
+
+def _chips(topology: str) -> int:
+    return math.prod(map(int, topology.partition(":")[2].split("x")))
 
 
 def main() -> None:
@@ -88,18 +144,25 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", choices=MODELS, help="one model")
     parser.add_argument("--slices", nargs="+", default=SLICES, help="the slices")
+    parser.add_argument("--again", action="store_true", help="also what was planned before")
+    parser.add_argument("--states", action="store_true", help="only the bytes of the state")
     parser.add_argument("--tables", action="store_true", help="compile nothing")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    plans, states = kept.setdefault("plans", {}), kept.setdefault("states", {})
     for name in MODELS:
         if options.tables or options.only not in (None, name):
             continue
-        for topology in options.slices:
-            made = dataclasses.asdict(plan(name, topology))
-            results.setdefault(name, {})[topology] = {**made, "date": machine.today()}
-            RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    tables.write_between(DOCUMENT, "slices", as_markdown(results))
+        for topology in DIVIDED if options.states else options.slices:
+            if options.states:
+                states.setdefault(name, {})[topology] = state_bytes(name, topology)
+            elif options.again or topology not in plans.get(name, {}):
+                made = dataclasses.asdict(plan(name, topology))
+                plans.setdefault(name, {})[topology] = {**made, "date": machine.today()}
+            RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    tables.write_between(DOCUMENT, "slices", as_markdown(plans))
+    tables.write_between(DOCUMENT, "divided", divided(states))
 
 
 if __name__ == "__main__":
