@@ -124,7 +124,7 @@ def compiled(kind: str, chips: int) -> dict[str, Any]:
     given = commands.load_config(str(machine.ROOT / "configs" / "gpt.py") + ":7b")
     config = configs.check(commands.override(given, [f"--config.{field}" for field in fields]))
     config, dataset = building.with_data(config)
-    plan = make_plan(config, dataset, find_slice(f"v5p:{SHAPES[chips]}"), say=print)
+    plan = make_plan(config, dataset, find_slice(f"v5p:{SHAPES[chips]}"), say=print, code=False)
     return {**dataclasses.asdict(plan), "date": machine.today()}
 
 
@@ -215,13 +215,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--tables", action="store_true", help="compile nothing")
+    parser.add_argument("--here", metavar="POINT", help="print one point alone, as JSON")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
+    if options.here:
+        kind, _, chips = options.here.partition(" ")
+        machine.answer(compiled(kind, int(chips)))
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for point in COMPILED:
         if options.tables or _name(*point) in results:
             continue
-        results[_name(*point)] = compiled(*point)
+        here = ["-m", "benchmarks.scaling", "--here", _name(*point)]
+        results[_name(*point)] = machine.run_for_json(here)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     found = points(results)
     tables.write_between(DOCUMENT, "scaling", as_markdown(found))

@@ -25,6 +25,7 @@ from zoo import config as configs
 from zoo.planning import find_slice, roofline
 from zoo.planning.chips import CHIPS
 from zoo.planning.plan import Plan, gib, make_plan
+from zoo.planning.search import reliefs
 from zoo.training.layout import make_mesh
 
 RESULTS = machine.ROOT / "docs" / "slices.json"
@@ -56,9 +57,20 @@ MODELS: Mapping[str, Sequence[str]] = {
 
 
 def plan(name: str, topology: str) -> Plan:
-    """Plans a model on a slice, its parameters and rows divided over all chips."""
+    """Plans a model on a slice, its parameters and rows divided over all chips.
+
+    What does not fit is planned again with rematerialisation and accumulation, until it does.
+    """
     config, dataset = _made(name)
-    return make_plan(config, dataset, find_slice(topology), say=print)
+    slice_ = find_slice(topology)
+    first = make_plan(config, dataset, slice_, say=print, code=False)
+    if first.fits:
+        return first
+    for changed in reliefs(config, len(slice_.devices)):
+        other = make_plan(changed, dataset, slice_, say=print, code=False)
+        if other.fits:
+            return other
+    return first
 
 
 def state_bytes(name: str, topology: str) -> int:
@@ -93,8 +105,8 @@ def times(found: Mapping[str, Any]) -> tuple[float, float] | None:
 def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Lays out the plans, a row for each model and slice."""
     header = (
-        "model", "slice", "batch", "state a chip", "in all a chip", "of", "fits", "a step", "MFU",
-        "compiled in",
+        "model", "slice", "batch", "in parts", "remat", "state a chip", "in all a chip", "of", "fits", "a step", "MFU",
+        "planned in",
     )  # fmt: skip
     rows = []
     for name in MODELS:
@@ -106,6 +118,8 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
                     name,
                     topology,
                     str(found["settings"]["train.batch_size"]),
+                    str(found["settings"]["train.accumulate"]),
+                    found["settings"].get("train.remat", "none"),
                     f"{gib(held['state'])} GiB",
                     f"{gib(held['total'])} GiB",
                     f"{gib(held['capacity'])} GiB",
@@ -147,8 +161,11 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what was planned before")
     parser.add_argument("--states", action="store_true", help="only the bytes of the state")
     parser.add_argument("--tables", action="store_true", help="compile nothing")
+    parser.add_argument("--here", action="store_true", help="print one plan alone, as JSON")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
+    if options.here:
+        machine.answer(dataclasses.asdict(plan(options.only, options.slices[0])))
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     plans, states = kept.setdefault("plans", {}), kept.setdefault("states", {})
     for name in MODELS:
@@ -158,7 +175,8 @@ def main() -> None:
             if options.states:
                 states.setdefault(name, {})[topology] = state_bytes(name, topology)
             elif options.again or topology not in plans.get(name, {}):
-                made = dataclasses.asdict(plan(name, topology))
+                here = ["--here", f"--only={name}", "--slices", topology]
+                made = machine.run_for_json(["-m", "benchmarks.slices", *here])
                 plans.setdefault(name, {})[topology] = {**made, "date": machine.today()}
             RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     tables.write_between(DOCUMENT, "slices", as_markdown(plans))

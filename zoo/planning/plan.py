@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def make_plan(
     *,
     say: Say = lambda text: None,
     shares: roofline.Shares | None = None,
+    code: bool = True,
 ) -> Plan:
     """Compiles a config's train step for a slice, and returns what it takes; nothing is computed.
 
@@ -105,6 +107,8 @@ def make_plan(
         slice_: the chips.
         say: is told what is done.
         shares: see ``roofline.estimate``.
+        code: whether to wait for the machine code; see ``programs.scheduled``. Without it
+            ``compile_seconds`` are those until the program was scheduled.
 
     Raises:
         UserError: the mesh does not have as many devices as the slice, or the rows of a batch
@@ -143,21 +147,30 @@ def make_plan(
     }
     platform = slice_.devices[0].platform
     with programs.written_by_compiler(platform) as (options, text):
+
+        def compile_() -> Any:
+            return loop.compile_train_step(parts.train_step, training, batch, layout, **options)
+
+        begin = time.perf_counter()
         try:
-            compiled: Any = loop.compile_train_step(
-                parts.train_step, training, batch, layout, **options
-            )
+            if code or platform != "tpu":
+                compiled: Any = compile_()
+                program, held = programs.parse(text(compiled)), _held(compiled.memory_analysis())
+            else:
+                written, main = programs.scheduled(compile_, options)
+                program = programs.parse(written)
+                held = main - programs.argument_bytes(program), main
         except jax.errors.JaxRuntimeError as error:
             if not sizing.is_memory(error):
                 raise
             plan = _too_large(error, memory, slice_, common, said)
         else:
-            common["compile_seconds"] = training.progress.compile_seconds
-            done = programs.executions(programs.parse(text(compiled)), mesh.size)
+            common["compile_seconds"] = time.perf_counter() - begin
+            done = programs.executions(program, mesh.size)
             # Kernels do not say what they compute, but the traced program does.
             traced = count_flops(parts.train_step, state, batch, platform=platform) / mesh.size
             kernels = max(0.0, traced - done.flops) if done.has_kernels else 0.0
-            plan = _of_compiled(compiled, done, memory, slice_, mesh, common, said, shares, kernels)
+            plan = _of_compiled(held, done, memory, slice_, mesh, common, said, shares, kernels)
     say(f"{name}: {in_words(plan)}")
     return plan
 
@@ -219,7 +232,7 @@ def gib(count: float) -> str:
 
 
 def _of_compiled(
-    compiled: Any,
+    held: tuple[int, int],
     done: programs.Executions,
     memory: dict[str, int],
     slice_: Slice,
@@ -229,10 +242,7 @@ def _of_compiled(
     shares: roofline.Shares | None,
     kernel_flops: float,
 ) -> Plan:
-    made = compiled.memory_analysis()
-    beside = made.output_size_in_bytes - made.alias_size_in_bytes
-    temporaries = made.temp_size_in_bytes + beside + made.generated_code_size_in_bytes
-    total = made.argument_size_in_bytes + temporaries
+    temporaries, total = held
     placed = dataclasses.replace(slice_, devices=list(mesh.devices.flat))
     work = roofline.work_of(done, placed, kernel_flops=kernel_flops)
     estimate = roofline.estimate(work, slice_.chip, shares)
@@ -260,6 +270,13 @@ def _of_compiled(
         notes=tuple(said),
         work=dataclasses.asdict(work),
     )  # fmt: skip
+
+
+def _held(made: Any) -> tuple[int, int]:
+    """Returns the bytes of temporaries and of all, from the compiler's analysis of memory."""
+    beside = made.output_size_in_bytes - made.alias_size_in_bytes
+    temporaries = made.temp_size_in_bytes + beside + made.generated_code_size_in_bytes
+    return temporaries, made.argument_size_in_bytes + temporaries
 
 
 def _too_large(

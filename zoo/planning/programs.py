@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,43 @@ def written_by_compiler(platform: str) -> Iterator[tuple[dict[str, Any], Callabl
         yield {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}, text
 
 
+def scheduled(compile_: Callable[[], Any], options: Mapping[str, Any]) -> tuple[str, int]:
+    """Returns a program's text and bytes of main memory, without waiting for its machine code.
+
+    The compiler for TPUs writes both once it has chosen the order of the instructions and their
+    places in memory. To generate the code then takes nine tenths of its time and changes neither.
+    It goes on in a thread that nothing can stop: this is for a process that ends soon.
+
+    Args:
+        compile_: compiles, with ``options``.
+        options: what ``written_by_compiler`` gave.
+    """
+    folder, failed = Path(options["xla_dump_to"]), []
+
+    def run() -> None:
+        try:
+            compile_()
+        except Exception as error:  # noqa: BLE001 - it is raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    last, size = "*.after_optimizations_after_buffer_assignment.txt", 0
+    # The last of the files of the schedule, once it grows no more.
+    while not (size and size == sum(file.stat().st_size for file in folder.glob(last))):
+        size = sum(file.stat().st_size for file in folder.glob(last))
+        if failed:
+            raise failed[0]
+        thread.join(1)
+    file = next(folder.glob(last))
+    name = file.name.replace("_after_buffer_assignment.txt", "-memory-usage-report.txt")
+    report = file.with_name(name).read_text(encoding="utf-8")
+    found = re.search(r"Memory Space: default .*\nTotal bytes: (\d+)", report)
+    if found is None:
+        raise ValueError(f"the compiler's report on memory has changed: {report[:200]}")
+    return file.read_text(encoding="utf-8"), int(found[1])
+
+
 def parse(text: str) -> Program:
     """Reads the text of a compiled program, as ``written_by_compiler`` gives it."""
     computations: dict[str, Computation] = {}
@@ -230,6 +268,12 @@ def parse(text: str) -> Program:
             lines[found.name] = found
             root = found.name if line.lstrip().startswith("ROOT ") else root
     return Program(computations, entry)
+
+
+def argument_bytes(program: Program) -> int:
+    """Returns the bytes of a program's arguments on one device."""
+    lines = program.computations[program.entry].instructions.values()
+    return sum(a.bytes for line in lines if line.opcode == "parameter" for a in line.outputs)
 
 
 def executions(program: Program, devices: int) -> Executions:
