@@ -3,6 +3,8 @@
     python -m benchmarks.slices                    every plan that is missing; writes the tables
     python -m benchmarks.slices --only "gpt 1b"    one model
     python -m benchmarks.slices --again            plans also what was planned before
+    python -m benchmarks.slices --search "gpt 70b"
+        the meshes of v5e:16x16 as `zoo plan --mesh=auto` tries them
     python -m benchmarks.slices --states           the state's bytes alone, which take no compiler
     python -m benchmarks.slices --tables           compiles nothing; writes the tables
 
@@ -24,8 +26,8 @@ from zoo import building, commands
 from zoo import config as configs
 from zoo.planning import find_slice, roofline
 from zoo.planning.chips import CHIPS
-from zoo.planning.plan import Plan, gib, make_plan
-from zoo.planning.search import reliefs
+from zoo.planning.plan import Plan, deciding, gib, in_words, make_plan, shown_mesh
+from zoo.planning.search import reliefs, search
 from zoo.training.layout import make_mesh
 
 RESULTS = machine.ROOT / "docs" / "slices.json"
@@ -56,21 +58,37 @@ MODELS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
-def plan(name: str, topology: str) -> Plan:
+def plan(name: str, topology: str, changes: Sequence[str] | None = None) -> Plan:
     """Plans a model on a slice, its parameters and rows divided over all chips.
 
-    What does not fit is planned again with rematerialisation and accumulation, until it does.
+    What does not fit is planned again with rematerialisation and accumulation, until it does;
+    with ``changes``, other fields of the config, it is planned once.
     """
-    config, dataset = _made(name)
+    config, dataset = _made(name, changes or ())
     slice_ = find_slice(topology)
     first = make_plan(config, dataset, slice_, say=print, code=False)
-    if first.fits:
+    if first.fits or changes:
         return first
     for changed in reliefs(config, len(slice_.devices)):
         other = make_plan(changed, dataset, slice_, say=print, code=False)
         if other.fits:
             return other
     return first
+
+
+def searched(name: str, topology: str, tries: int) -> list[Plan]:
+    """Plans a model with the meshes that ``zoo plan --mesh=auto`` tries, the best first."""
+    config, dataset = _made(name)
+
+    def make(wanted: Any) -> Plan:
+        mesh = [f"mesh.{axis}={size}" for axis, size in wanted.mesh.items()]
+        fields = [*mesh, *(f"{path}={value}" for path, value in deciding(wanted).items())]
+        here = ["--here", f"--only={name}", "--slices", topology, "--fields", *fields]
+        made = Plan(**machine.run_for_json(["-m", "benchmarks.slices", *here]))
+        print(in_words(made), flush=True)
+        return made
+
+    return search(config, dataset, find_slice(topology), make, tries=tries, say=print)
 
 
 def state_bytes(name: str, topology: str) -> int:
@@ -82,10 +100,10 @@ def state_bytes(name: str, topology: str) -> int:
     return layout.bytes_per_device(state)
 
 
-def _made(name: str) -> Any:
+def _made(name: str, changes: Sequence[str] = ()) -> Any:
     file, *fields = MODELS[name]
     given = commands.load_config(str(machine.ROOT / "configs" / file))
-    fields = [*fields, "precision=bfloat16", "mesh.data=1", "mesh.fsdp=-1"]
+    fields = [*fields, "precision=bfloat16", "mesh.data=1", "mesh.fsdp=-1", *changes]
     config = configs.check(commands.override(given, [f"--config.{field}" for field in fields]))
     return building.with_data(config)
 
@@ -105,8 +123,8 @@ def times(found: Mapping[str, Any]) -> tuple[float, float] | None:
 def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Lays out the plans, a row for each model and slice."""
     header = (
-        "model", "slice", "batch", "in parts", "remat", "state a chip", "in all a chip", "of", "fits", "a step", "MFU",
-        "planned in",
+        "model", "slice", "batch", "in parts", "remat", "state a chip", "in all a chip", "of",
+        "fits", "a step", "MFU", "planned in",
     )  # fmt: skip
     rows = []
     for name in MODELS:
@@ -148,6 +166,26 @@ def divided(states: Mapping[str, Mapping[str, int]]) -> str:
     return tables.markdown(header, rows)
 
 
+def tried(found: Sequence[Mapping[str, Any]]) -> str:
+    """Lays out what a search has tried, in its order."""
+    header = ("mesh", "in parts", "state a chip", "in all a chip", "fits", "a step", "MFU")
+    rows = []
+    for one in found:
+        held, time = one["bytes_per_chip"], times(one)
+        rows.append(
+            (
+                shown_mesh(one["mesh"]),
+                str(one["settings"]["train.accumulate"]),
+                f"{gib(held['state'])} GiB",
+                f"{gib(held['total'])} GiB",
+                "yes" if one["fits"] else "no",
+                "-" if time is None else f"{time[0]:.3g} s",
+                "-" if time is None else f"{time[1]:.0%}",
+            )
+        )
+    return tables.markdown(header, rows)
+
+
 def _chips(topology: str) -> int:
     return math.prod(map(int, topology.partition(":")[2].split("x")))
 
@@ -159,15 +197,24 @@ def main() -> None:
     parser.add_argument("--only", choices=MODELS, help="one model")
     parser.add_argument("--slices", nargs="+", default=SLICES, help="the slices")
     parser.add_argument("--again", action="store_true", help="also what was planned before")
+    parser.add_argument("--search", choices=MODELS, help="try meshes for one model")
+    parser.add_argument("--tries", type=int, default=16, help="the most plans of --search")
+    parser.add_argument("--fields", nargs="+", help="other fields, for --here")
     parser.add_argument("--states", action="store_true", help="only the bytes of the state")
     parser.add_argument("--tables", action="store_true", help="compile nothing")
     parser.add_argument("--here", action="store_true", help="print one plan alone, as JSON")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     if options.here:
-        machine.answer(dataclasses.asdict(plan(options.only, options.slices[0])))
+        machine.answer(dataclasses.asdict(plan(options.only, options.slices[0], options.fields)))
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     plans, states = kept.setdefault("plans", {}), kept.setdefault("states", {})
+    if options.search:
+        found = searched(options.search, "v5e:16x16", options.tries)
+        made = {"date": machine.today(), "plans": [dataclasses.asdict(one) for one in found]}
+        kept.setdefault("searches", {})[options.search] = made
+        RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        options.tables = True
     for name in MODELS:
         if options.tables or options.only not in (None, name):
             continue
@@ -181,6 +228,8 @@ def main() -> None:
             RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     tables.write_between(DOCUMENT, "slices", as_markdown(plans))
     tables.write_between(DOCUMENT, "divided", divided(states))
+    for name, one in kept.get("searches", {}).items():
+        tables.write_between(DOCUMENT, f"search {name}", tried(one["plans"]))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ def test_a_plan_that_does_not_fit_has_no_times():
     held = {"state": 2**30, "total": 2**35, "capacity": 2**34}
     one = {
         "topology": "v5e:2x4", "chips": 8, "fits": False, "bytes_per_chip": held, "work": None,
-        "settings": {"train.batch_size": 8, "train.accumulate": 2}, "flops_per_step": 1, "compile_seconds": 0.0,
+        "settings": {"train.batch_size": 8, "train.accumulate": 2}, "flops_per_step": 1,
+        "compile_seconds": 0.0,
     }  # fmt: skip
     row = slices.as_markdown({"gpt 1b": {"v5e:2x4": one}}).splitlines()[-1]
     assert row == "| gpt 1b | v5e:2x4 | 8 | 2 | none | 1 GiB | 32 GiB | 16 GiB | no | - | - | - |"
