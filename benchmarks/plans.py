@@ -47,6 +47,8 @@ RESULTS = machine.ROOT / "docs" / "plans.json"
 DOCUMENT = machine.ROOT / "docs" / "planning.md"
 # Tokens of a row whose logits are computed together.
 _CHUNK = 2048
+# What maxtext's rematerialisation "minimal" keeps: the results of all linear layers.
+_PRODUCTS = ("query", "key", "value", "out", "gate", "up")
 # How much it costs a calibration that a share differs from what was assumed.
 _PULL = 0.003
 # What the recipes for v6e keep for the gradient, in the memory of the host.
@@ -107,8 +109,8 @@ class Published:
         seconds: the time of a step; 0 if ``mfu`` is given instead.
         mfu: the share of the chips' peak.
         tensor: devices along the mesh axis ``tensor``; the others lie along ``fsdp``.
-        offloaded: what the gradient keeps of a layer, in the host's memory; the rest is computed
-            again, and without any only a layer's input is kept, in the chip's memory.
+        kept: what the gradient keeps of a layer besides its input; the rest is computed again.
+        offloaded: what it keeps in the memory of the host.
         tile: tokens that the attention kernel takes at a time.
         calibrates: whether the estimate's constants may be chosen with it.
     """
@@ -121,6 +123,7 @@ class Published:
     seconds: float = 0.0
     mfu: float = 0.0
     tensor: int = 1
+    kept: tuple[str, ...] = ()
     offloaded: tuple[str, ...] = ()
     tile: int = 512
     calibrates: bool = False
@@ -153,7 +156,8 @@ STEPS: Mapping[str, Published] = {
     "32b-256": Published(MAXTEXT_32B, "v5e:16x16", 4, 2048, _MAXTEXT, mfu=0.669),
     "64b-256": Published(MAXTEXT_64B, "v5e:16x16", 2, 2048, _MAXTEXT, mfu=0.599),
     "32b-64": Published(
-        MAXTEXT_32B, "v5p:4x4x4", 6, 2048, _MAXTEXT, mfu=0.715, tensor=4, calibrates=True
+        MAXTEXT_32B, "v5p:4x4x4", 6, 2048, _MAXTEXT, mfu=0.715, tensor=4, kept=_PRODUCTS,
+        calibrates=True,
     ),
 }  # fmt: skip
 
@@ -233,7 +237,7 @@ def _loss(
     x = constrain(params["tokens"].at[tokens].get(), "batch", None, None)
 
     kept = jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=published.offloaded,
+        names_which_can_be_saved=published.kept, names_which_can_be_offloaded=published.offloaded,
         offload_src="device", offload_dst="pinned_host",
     )  # fmt: skip
 
@@ -250,7 +254,8 @@ def _loss(
         mixed = _attend(mesh, query, keys, values, published.tile)
         x = x + checkpoint_name(mixed.reshape(*y.shape[:2], -1) @ weights["out"], "out")
         y = _normalised(x, weights["norm_2"])
-        x = x + (jax.nn.silu(y @ weights["gate"]) * (y @ weights["up"])) @ weights["down"]
+        gate, up = (checkpoint_name(y @ weights[name], name) for name in ("gate", "up"))
+        x = x + (jax.nn.silu(gate) * up) @ weights["down"]
         return constrain(x, "batch", None, None), None
 
     x, _ = jax.lax.scan(block, x, params["blocks"])

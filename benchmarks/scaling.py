@@ -26,7 +26,8 @@ import jax
 from benchmarks import machine, tables
 from zoo import building, commands
 from zoo import config as configs
-from zoo.planning import find_slice, make_plan, roofline
+from zoo.planning import find_slice, roofline
+from zoo.planning.apart import plan_apart
 from zoo.planning.chips import CHIPS, Slice
 from zoo.planning.roofline import Estimate, Work
 
@@ -123,8 +124,8 @@ def compiled(kind: str, chips: int) -> dict[str, Any]:
     fields = [f"train.batch_size={rows}", f"mesh.tensor={tensor}", "mesh.data=1", "mesh.fsdp=-1"]
     given = commands.load_config(str(machine.ROOT / "configs" / "gpt.py") + ":7b")
     config = configs.check(commands.override(given, [f"--config.{field}" for field in fields]))
-    config, dataset = building.with_data(config)
-    plan = make_plan(config, dataset, find_slice(f"v5p:{SHAPES[chips]}"), say=print, code=False)
+    config, _ = building.with_data(config)
+    plan = plan_apart(config, find_slice(f"v5p:{SHAPES[chips]}"), say=print)
     return {**dataclasses.asdict(plan), "date": machine.today()}
 
 
@@ -215,18 +216,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--tables", action="store_true", help="compile nothing")
-    parser.add_argument("--here", metavar="POINT", help="print one point alone, as JSON")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    if options.here:
-        kind, _, chips = options.here.partition(" ")
-        machine.answer(compiled(kind, int(chips)))
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for point in COMPILED:
         if options.tables or _name(*point) in results:
             continue
-        here = ["-m", "benchmarks.scaling", "--here", _name(*point)]
-        results[_name(*point)] = machine.run_for_json(here)
+        results[_name(*point)] = compiled(*point)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     found = points(results)
     tables.write_between(DOCUMENT, "scaling", as_markdown(found))

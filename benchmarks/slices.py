@@ -14,6 +14,7 @@ follows the shares in ``zoo/planning/roofline.py`` without another compilation.
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,9 @@ from benchmarks import machine, tables
 from zoo import building, commands
 from zoo import config as configs
 from zoo.planning import find_slice, roofline
+from zoo.planning.apart import plan_apart
 from zoo.planning.chips import CHIPS
-from zoo.planning.plan import Plan, deciding, gib, in_words, make_plan, shown_mesh
+from zoo.planning.plan import Plan, gib, shown_mesh
 from zoo.planning.search import reliefs, search
 from zoo.training.layout import make_mesh
 
@@ -58,19 +60,18 @@ MODELS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
-def plan(name: str, topology: str, changes: Sequence[str] | None = None) -> Plan:
+def plan(name: str, topology: str) -> Plan:
     """Plans a model on a slice, its parameters and rows divided over all chips.
 
-    What does not fit is planned again with rematerialisation and accumulation, until it does;
-    with ``changes``, other fields of the config, it is planned once.
+    What does not fit is planned again with rematerialisation and accumulation, until it does.
     """
-    config, dataset = _made(name, changes or ())
+    config, _ = _made(name)
     slice_ = find_slice(topology)
-    first = make_plan(config, dataset, slice_, say=print, code=False)
-    if first.fits or changes:
+    first = plan_apart(config, slice_, say=print)
+    if first.fits:
         return first
     for changed in reliefs(config, len(slice_.devices)):
-        other = make_plan(changed, dataset, slice_, say=print, code=False)
+        other = plan_apart(changed, slice_, say=print)
         if other.fits:
             return other
     return first
@@ -79,16 +80,9 @@ def plan(name: str, topology: str, changes: Sequence[str] | None = None) -> Plan
 def searched(name: str, topology: str, tries: int) -> list[Plan]:
     """Plans a model with the meshes that ``zoo plan --mesh=auto`` tries, the best first."""
     config, dataset = _made(name)
-
-    def make(wanted: Any) -> Plan:
-        mesh = [f"mesh.{axis}={size}" for axis, size in wanted.mesh.items()]
-        fields = [*mesh, *(f"{path}={value}" for path, value in deciding(wanted).items())]
-        here = ["--here", f"--only={name}", "--slices", topology, "--fields", *fields]
-        made = Plan(**machine.run_for_json(["-m", "benchmarks.slices", *here]))
-        print(in_words(made), flush=True)
-        return made
-
-    return search(config, dataset, find_slice(topology), make, tries=tries, say=print)
+    slice_ = find_slice(topology)
+    make = functools.partial(plan_apart, slice_=slice_, say=print)
+    return search(config, dataset, slice_, make, tries=tries, say=print)
 
 
 def state_bytes(name: str, topology: str) -> int:
@@ -100,10 +94,10 @@ def state_bytes(name: str, topology: str) -> int:
     return layout.bytes_per_device(state)
 
 
-def _made(name: str, changes: Sequence[str] = ()) -> Any:
+def _made(name: str) -> Any:
     file, *fields = MODELS[name]
     given = commands.load_config(str(machine.ROOT / "configs" / file))
-    fields = [*fields, "precision=bfloat16", "mesh.data=1", "mesh.fsdp=-1", *changes]
+    fields = [*fields, "precision=bfloat16", "mesh.data=1", "mesh.fsdp=-1"]
     config = configs.check(commands.override(given, [f"--config.{field}" for field in fields]))
     return building.with_data(config)
 
@@ -154,7 +148,7 @@ def divided(states: Mapping[str, Mapping[str, int]]) -> str:
     """Lays out the state's bytes on all chips together, and how far they are from constant."""
     header = (
         "model",
-        *(f"{one.removeprefix('v5e:')} chips" for one in DIVIDED),
+        *(f"{_chips(one)} chips" for one in DIVIDED),
         "largest ÷ smallest",
     )
     rows = []
@@ -199,14 +193,10 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what was planned before")
     parser.add_argument("--search", choices=MODELS, help="try meshes for one model")
     parser.add_argument("--tries", type=int, default=16, help="the most plans of --search")
-    parser.add_argument("--fields", nargs="+", help="other fields, for --here")
     parser.add_argument("--states", action="store_true", help="only the bytes of the state")
     parser.add_argument("--tables", action="store_true", help="compile nothing")
-    parser.add_argument("--here", action="store_true", help="print one plan alone, as JSON")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    if options.here:
-        machine.answer(dataclasses.asdict(plan(options.only, options.slices[0], options.fields)))
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     plans, states = kept.setdefault("plans", {}), kept.setdefault("states", {})
     if options.search:
@@ -222,8 +212,7 @@ def main() -> None:
             if options.states:
                 states.setdefault(name, {})[topology] = state_bytes(name, topology)
             elif options.again or topology not in plans.get(name, {}):
-                here = ["--here", f"--only={name}", "--slices", topology]
-                made = machine.run_for_json(["-m", "benchmarks.slices", *here])
+                made = dataclasses.asdict(plan(name, topology))
                 plans.setdefault(name, {})[topology] = {**made, "date": machine.today()}
             RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     tables.write_between(DOCUMENT, "slices", as_markdown(plans))

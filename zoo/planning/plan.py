@@ -177,28 +177,30 @@ def make_plan(
 
 def cached_plan(
     config: ConfigDict,
-    dataset: data.Dataset,
     slice_: Slice,
+    make: Callable[[], Plan],
     *,
+    kind: str = "",
     say: Say = lambda text: None,
     folder: Path | None = None,
 ) -> Plan:
-    """Returns ``make_plan``, from an earlier call with the same code, versions and config if any.
+    """Returns ``make()``, or what it returned earlier for the same code, versions and config.
 
     Args:
-        config: see ``make_plan``.
-        dataset: see ``make_plan``.
-        slice_: see ``make_plan``.
-        say: see ``make_plan``.
+        config: the config of the plan.
+        slice_: its chips.
+        make: makes the plan.
+        kind: tells plans of different functions apart.
+        say: is told if the plan was made before.
         folder: where plans are kept; the default lies in the user's cache folder.
     """
     folder = folder or process.cache_folder() / "plans"
-    file = folder / f"{_key(config, slice_)}.json"
+    file = folder / f"{_key(config, slice_, kind)}.json"
     if file.is_file():
         plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
         say(f"{slice_.name}, {shown_mesh(plan.mesh)}: {in_words(plan)} (planned before)")
         return plan
-    plan = make_plan(config, dataset, slice_, say=say)
+    plan = make()
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(dataclasses.asdict(plan)))
     return plan
@@ -362,14 +364,16 @@ def _shown_settings(config: ConfigDict) -> str:
     return "".join(f", {path}={value}" for path, value in deciding(config).items())
 
 
-def _key(config: ConfigDict, slice_: Slice) -> str:
+def _key(config: ConfigDict, slice_: Slice, kind: str = "") -> str:
     versions = {}
     for package in ("jax", "jaxlib", "libtpu"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = ""
-    whole = hashlib.sha256(json.dumps([slice_.name, versions, configs.to_json(config)]).encode())
+    whole = hashlib.sha256(
+        json.dumps([slice_.name, kind, versions, configs.to_json(config)]).encode()
+    )
     root = Path(__file__).parents[1]
     for file in sorted(root.rglob("*.py")):
         whole.update(str(file.relative_to(root)).encode() + file.read_bytes())
