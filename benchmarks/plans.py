@@ -49,8 +49,8 @@ DOCUMENT = machine.ROOT / "docs" / "planning.md"
 _CHUNK = 2048
 # What maxtext's rematerialisation "minimal" keeps: the results of all linear layers.
 _PRODUCTS = ("query", "key", "value", "out", "gate", "up")
-# How much it costs a calibration that a share differs from what was assumed.
-_PULL = 0.003
+# What a share is without a calibration, and how much it costs one to differ from it.
+_ASSUMED, _PULL = (0.8, 0.8, 0.8, 0.5), 0.02
 # What the recipes for v6e keep for the gradient, in the memory of the host.
 _OFFLOADED = ("input", "query", "key", "value", "out")
 _RECIPES = "AI-Hypercomputer/tpu-recipes, training/trillium"
@@ -252,11 +252,13 @@ def _loss(
         query = checkpoint_name(_rotated(query), "query")
         keys, values = checkpoint_name(_rotated(keys), "key"), checkpoint_name(values, "value")
         mixed = _attend(mesh, query, keys, values, published.tile)
-        x = x + checkpoint_name(mixed.reshape(*y.shape[:2], -1) @ weights["out"], "out")
+        # Between layers, features lie on the chips of ``tensor``, as in maxtext.
+        out = constrain(mixed.reshape(*y.shape[:2], -1) @ weights["out"], "batch", None, "hidden")
+        x = x + checkpoint_name(out, "out")
         y = _normalised(x, weights["norm_2"])
         gate, up = (checkpoint_name(y @ weights[name], name) for name in ("gate", "up"))
         x = x + (jax.nn.silu(gate) * up) @ weights["down"]
-        return constrain(x, "batch", None, None), None
+        return constrain(x, "batch", None, "hidden"), None
 
     x, _ = jax.lax.scan(block, x, params["blocks"])
     x = _normalised(x, params["norm"])
@@ -342,22 +344,26 @@ def predicted(found: Mapping[str, Any], chip: Chip, shares: roofline.Shares) -> 
 
 
 def calibrated(results: Mapping[str, Any]) -> roofline.Shares:
-    """Returns the shares, in steps of 0.05, with which the steps that calibrate are met best.
+    """Returns the shares, on a grid, with which the steps that calibrate are met best.
 
     Best is the smallest sum of squared logarithms of predicted over measured. What these steps
-    hardly depend on stays near what was assumed: 0.8.
+    hardly depend on stays near what would be assumed without them (``_ASSUMED``).
     """
-    steps = {name: CHIPS[one.topology[:3]] for name, one in STEPS.items() if one.calibrates}
+    steps = [
+        (CHIPS[one.topology[:3]], roofline.Work(**results[name]["work"]), results[name]["measured"])
+        for name, one in STEPS.items()
+        if one.calibrates
+    ]
 
     def cost(shares: roofline.Shares) -> float:
-        ratios = [
-            predicted(results[n], c, shares) / results[n]["measured"] for n, c in steps.items()
-        ]
-        far = [math.log(share / 0.8) for share in dataclasses.astuple(shares)]
-        return sum(math.log(ratio) ** 2 for ratio in ratios) + _PULL * sum(x**2 for x in far)
+        off = [roofline.estimate(work, chip, shares).seconds / took for chip, work, took in steps]
+        pairs = zip(dataclasses.astuple(shares), _ASSUMED, strict=True)
+        far = sum(math.log(share / assumed) ** 2 for share, assumed in pairs)
+        return sum(math.log(ratio) ** 2 for ratio in off) + _PULL * far
 
-    grid = [round(0.05 * step, 2) for step in range(6, 21)]
-    return min((roofline.Shares(*each) for each in itertools.product(grid, repeat=3)), key=cost)
+    usual = [round(0.05 * step, 2) for step in range(8, 21)]
+    grid = itertools.product(usual, usual, usual, [round(0.1 * step, 1) for step in range(2, 11)])
+    return min((roofline.Shares(*each) for each in grid), key=cost)
 
 
 def as_markdown(results: Mapping[str, Any]) -> str:

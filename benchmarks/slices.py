@@ -180,6 +180,19 @@ def tried(found: Sequence[Mapping[str, Any]]) -> str:
     return tables.markdown(header, rows)
 
 
+def _kept() -> dict[str, dict[str, Any]]:
+    """Returns what was found so far."""
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    return {"plans": {}, "states": {}, "searches": {}, **found}
+
+
+def _keep(section: str, name: str, value: Any) -> None:
+    # Another process may have written meanwhile.
+    kept = _kept()
+    kept[section][name] = value
+    RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
 def _chips(topology: str) -> int:
     return math.prod(map(int, topology.partition(":")[2].split("x")))
 
@@ -197,27 +210,26 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="compile nothing")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    plans, states = kept.setdefault("plans", {}), kept.setdefault("states", {})
     if options.search:
         found = searched(options.search, "v5e:16x16", options.tries)
         made = {"date": machine.today(), "plans": [dataclasses.asdict(one) for one in found]}
-        kept.setdefault("searches", {})[options.search] = made
-        RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        _keep("searches", options.search, made)
         options.tables = True
     for name in MODELS:
         if options.tables or options.only not in (None, name):
             continue
+        states: dict[str, Any] = {}
         for topology in DIVIDED if options.states else options.slices:
             if options.states:
-                states.setdefault(name, {})[topology] = state_bytes(name, topology)
-            elif options.again or topology not in plans.get(name, {}):
-                made = dataclasses.asdict(plan(name, topology))
-                plans.setdefault(name, {})[topology] = {**made, "date": machine.today()}
-            RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    tables.write_between(DOCUMENT, "slices", as_markdown(plans))
-    tables.write_between(DOCUMENT, "divided", divided(states))
-    for name, one in kept.get("searches", {}).items():
+                states[topology] = state_bytes(name, topology)
+                _keep("states", name, states)
+            elif options.again or topology not in _kept()["plans"].get(name, {}):
+                made = {**dataclasses.asdict(plan(name, topology)), "date": machine.today()}
+                _keep("plans", name, _kept()["plans"].get(name, {}) | {topology: made})
+    kept = _kept()
+    tables.write_between(DOCUMENT, "slices", as_markdown(kept["plans"]))
+    tables.write_between(DOCUMENT, "divided", divided(kept["states"]))
+    for name, one in kept["searches"].items():
         tables.write_between(DOCUMENT, f"search {name}", tried(one["plans"]))
 
 

@@ -19,18 +19,18 @@ def read(module):
     return json.loads(module.RESULTS.read_text(encoding="utf-8"))
 
 
-def kind_of_work(compute, memory, links):
+def kind_of_work(compute, memory, links, kernels=0.0):
     """A work that takes so many seconds on a v5e by each share alone, one after another."""
     chip = CHIPS["v5e"]
     return Work(
         products=((compute * chip.flops, 0.0),), moved=memory * chip.memory_bandwidth, copied=0.0,
-        kernels=0.0, hidden=0.0, open=links,
+        kernels=kernels * chip.flops, hidden=0.0, open=links,
     )  # fmt: skip
 
 
 def measured_with(shares):
     """Results of the steps that calibrate, as if chips reached these shares."""
-    parts = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (3, 3, 3)]
+    parts = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 8)]
     names = [name for name, one in plans.STEPS.items() if one.calibrates]
     return {
         name: {
@@ -41,7 +41,7 @@ def measured_with(shares):
     }
 
 
-@pytest.mark.parametrize("shares", [Shares(0.6, 0.7, 0.5), Shares(0.8, 0.8, 0.8)])
+@pytest.mark.parametrize("shares", [Shares(0.6, 0.7, 0.9, 0.4), Shares(0.8, 0.8, 0.8, 0.5)])
 def test_a_calibration_finds_the_shares_that_made_the_times(shares, monkeypatch):
     one_kind = {
         name: dataclasses.replace(step, topology="v5e:16x16") for name, step in plans.STEPS.items()

@@ -22,7 +22,7 @@ def torus(kind, *shape):
     return Slice("", CHIPS[kind], shape, [Device(place) for place in places])
 
 
-WHOLE = roofline.Shares(compute=1, memory=1, links=1)
+WHOLE = roofline.Shares(compute=1, memory=1, links=1, kernels=1)
 V5E = torus("v5e", 4, 4)
 ROW, COLUMN = tuple(range(4)), tuple(range(0, 16, 4))
 
