@@ -7,8 +7,9 @@ The step is that of ``configs/gpt.py:7b`` on slices of v5p. Weak scaling keeps o
 tokens a chip, strong scaling the batch of 256 rows. Parameters, optimizer and rows are divided over
 all chips; with more chips than rows, ``mesh.tensor`` divides the layers of a row.
 
-The programs in ``COMPILED`` are compiled ahead of time. The other points are computed from the
-first of them by the formulas of ``scaled``. Compiled points say how far the formulas are off.
+The programs in ``COMPILED`` are compiled ahead of time. Every other point follows by the formulas
+of ``scaled`` from the largest of them that has no more chips and whole rows on a chip. A compiled
+point also says what the formulas would have made of the one before it.
 Needs the extra ``plan``.
 """
 
@@ -38,7 +39,7 @@ PICTURE = machine.ROOT / "docs" / "scaling.png"
 CHIP = CHIPS["v5p"]
 SHAPES = {math.prod(map(int, shape.split("x"))): shape for shape in CHIP.shapes if shape != "2x2x1"}
 BATCH = 256
-# The kind of scaling and the chips. The first is what the formulas start from.
+# The kind of scaling and the chips, in their order.
 COMPILED = (("weak", 8), ("strong", 64), ("strong", 256), ("strong", 1024))
 
 
@@ -131,22 +132,32 @@ def compiled(kind: str, chips: int) -> dict[str, Any]:
 
 def points(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns each kind and number of chips with its estimate, compiled where that was done."""
-    first = COMPILED[0]
-    start = Work(**results[_name(*first)]["work"])
+    known = {(layout(*point), point[1]): results[_name(*point)] for point in COMPILED}
     found = []
     for kind, chips in itertools.product(("weak", "strong"), SHAPES):
-        rows, tensor = layout(kind, chips)
         # A weak and a strong point with as many rows are the same program.
-        same = [_name(k, c) for k, c in COMPILED if c == chips and layout(k, c) == (rows, tensor)]
-        known = next((results[name] for name in same if results.get(name, {}).get("work")), None)
-        formula = scaled(
-            start, Model(), start=(first[1], layout(*first)[0]), chips=chips, rows=rows
-        )
-        estimates = {"formula": roofline.estimate(formula, CHIP)}
-        if known:
-            estimates["compiled"] = roofline.estimate(Work(**known["work"]), CHIP)
+        program = (layout(kind, chips), chips)
+        (rows, tensor), _ = program
+        starts = [
+            one for one in known if one != program and one[1] <= chips and one[0][1] == 1
+        ]  # fmt: skip
+        estimates = {}
+        if starts:
+            (rows_before, _), before = starts[-1]
+            work = Work(**known[starts[-1]]["work"])
+            start = (before, rows_before)
+            made = scaled(work, Model(), start=start, chips=chips, rows=rows)
+            estimates["formula"] = roofline.estimate(made, CHIP)
+        if program in known:
+            estimates["compiled"] = roofline.estimate(Work(**known[program]["work"]), CHIP)
         found.append({"kind": kind, "chips": chips, "rows": rows, "tensor": tensor, **estimates})
     return found
+
+
+def best(point: Mapping[str, Any]) -> Estimate:
+    """Returns the estimate of the compiled program, or else that of the formulas."""
+    estimate: Estimate = point["compiled"] if "compiled" in point else point["formula"]
+    return estimate
 
 
 def shares(estimate: Estimate) -> dict[str, float]:
@@ -167,9 +178,10 @@ def as_markdown(found: list[dict[str, Any]]) -> str:
     )  # fmt: skip
     rows = []
     for point in found:
-        estimate = point.get("compiled", point["formula"])
+        estimate = best(point)
         tokens = point["rows"] * Model().length / estimate.seconds / point["chips"]
-        off = point["formula"].seconds / estimate.seconds
+        off = point["formula"].seconds / estimate.seconds if "formula" in point else 1.0
+        told = f", formulas {off:.2f} times" if off != 1 else ""
         rows.append(
             (
                 point["kind"],
@@ -179,7 +191,7 @@ def as_markdown(found: list[dict[str, Any]]) -> str:
                 f"{estimate.seconds:.3g} s",
                 *(f"{share:.0%}" for share in shares(estimate).values()),
                 f"{tokens:,.0f}",
-                f"compiled (formulas: {off:.2f} times)" if "compiled" in point else "formulas",
+                f"compiled{told}" if "compiled" in point else "formulas",
             )
         )
     return tables.markdown(header, rows)
@@ -193,7 +205,7 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("weak", "strong"), strict=True):
         line = [point for point in found if point["kind"] == kind]
         chips = [point["chips"] for point in line]
-        parts = [shares(point.get("compiled", point["formula"])) for point in line]
+        parts = [shares(best(point)) for point in line]
         stacks = {name: [100 * part[name] for part in parts] for name in parts[0]}
         axes.stackplot(chips, *stacks.values(), labels=list(stacks), alpha=0.8)
         known = [point["chips"] for point in line if "compiled" in point]
