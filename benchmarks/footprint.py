@@ -1,6 +1,6 @@
 """The memory that a plan names beside the memory that the step really took, on a CPU.
 
-    python -m benchmarks.footprint                      every step; writes the table
+    python -m benchmarks.footprint                      every step that is missing; writes the table
     python -m benchmarks.footprint --only "resnet18"    one
     python -m benchmarks.footprint --tables             runs nothing; writes the table
 
@@ -138,7 +138,8 @@ def main() -> None:
         return
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in STEPS:
-        if options.tables or options.only not in (None, name):
+        wanted = name == options.only if options.only else name not in results
+        if options.tables or not wanted:
             continue
         command = ["-m", "benchmarks.footprint", "--here", f"--only={name}"]
         results[name] = machine.run_for_json(command, JAX_PLATFORMS="cpu")
