@@ -173,6 +173,26 @@ def test_a_search_ranks_what_fits_by_time_and_relieves_what_does_not(planned):
     assert ranked(list(reversed(found)))[0] == found[0]
 
 
+def test_where_nothing_helps_a_mesh_the_next_divides_more(planned):
+    config, dataset = cnn("--config.train.batch_size=64")
+    slice_ = find_slice("cpu:8")
+
+    class Hungry(Planner):
+        """Fits only where the state is divided over all chips, in as many parts as there are."""
+
+        def __call__(self, config):
+            plan = super().__call__(config)
+            fits = config.mesh.fsdp == 8 and config.train.accumulate == 8
+            return planning.dataclasses.replace(plan, fits=fits)
+
+    planner = Hungry(planned["data"], slice_, needed=1)
+    found = search(config, dataset, slice_, planner, tries=20, say=lambda text: None)
+    assert found[0].fits
+    tried = [(made.mesh.fsdp, made.train.accumulate) for made in planner.made]
+    # The first mesh in all forms, the others in the smallest alone.
+    assert tried[:7] == [(1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8)]
+
+
 def test_axes_that_divide_nothing_are_not_tried():
     config, dataset = cnn()
     # No parameter of the small CNN is divided over ``tensor``.
