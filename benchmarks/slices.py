@@ -4,7 +4,7 @@
     python -m benchmarks.slices --only "gpt 1b"    one model
     python -m benchmarks.slices --again            plans also what was planned before
     python -m benchmarks.slices --search "gpt 70b"
-        the meshes of v5e:16x16 as `zoo plan --mesh=auto` tries them; then --beside adds others
+        the meshes of v5e:16x16 as `zoo plan --mesh=auto` tries them
     python -m benchmarks.slices --states           the state's bytes alone, which take no compiler
     python -m benchmarks.slices --tables           compiles nothing; writes the tables
 
@@ -29,7 +29,7 @@ from zoo.planning import find_slice, roofline
 from zoo.planning.apart import plan_apart
 from zoo.planning.chips import CHIPS
 from zoo.planning.plan import Plan, gib, shown_mesh
-from zoo.planning.search import ranked, reliefs, search, with_fields, with_mesh
+from zoo.planning.search import reliefs, search
 from zoo.training.layout import make_mesh
 
 RESULTS = machine.ROOT / "docs" / "slices.json"
@@ -60,15 +60,6 @@ MODELS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
-# Layouts of the largest model on v5e:16x16 that the search reaches late, and the parts of a batch.
-BESIDE = (
-    {"data": 1, "fsdp": 16, "tensor": 8, "sequence": 2, "parts": 32},
-    {"data": 1, "fsdp": 32, "tensor": 4, "sequence": 2, "parts": 16},
-    {"data": 1, "fsdp": 32, "tensor": 8, "sequence": 1, "parts": 16},
-    {"data": 1, "fsdp": 64, "tensor": 2, "sequence": 2, "parts": 8},
-)
-
-
 def plan(name: str, topology: str) -> Plan:
     """Plans a model on a slice, its parameters and rows divided over all chips.
 
@@ -92,13 +83,6 @@ def searched(name: str, topology: str, tries: int) -> list[Plan]:
     slice_ = find_slice(topology)
     make = functools.partial(plan_apart, slice_=slice_, say=print)
     return search(config, dataset, slice_, make, tries=tries, say=print)
-
-
-def beside(name: str, topology: str, layout: Mapping[str, int]) -> Plan:
-    """Plans a model with one of the layouts in ``BESIDE``."""
-    mesh = {axis: size for axis, size in layout.items() if axis != "parts"}
-    config = with_fields(with_mesh(_made(name)[0], mesh), {"train.accumulate": layout["parts"]})
-    return plan_apart(config, find_slice(topology), say=print)
 
 
 def state_bytes(name: str, topology: str) -> int:
@@ -221,8 +205,7 @@ def main() -> None:
     parser.add_argument("--slices", nargs="+", default=SLICES, help="the slices")
     parser.add_argument("--again", action="store_true", help="also what was planned before")
     parser.add_argument("--search", choices=MODELS, help="try meshes for one model")
-    parser.add_argument("--beside", action="store_true", help="add other layouts to the search")
-    parser.add_argument("--tries", type=int, default=8, help="the most plans of --search")
+    parser.add_argument("--tries", type=int, default=6, help="the most plans of --search")
     parser.add_argument("--states", action="store_true", help="only the bytes of the state")
     parser.add_argument("--tables", action="store_true", help="compile nothing")
     options = parser.parse_args()
@@ -231,14 +214,6 @@ def main() -> None:
         found = searched(options.search, "v5e:16x16", options.tries)
         made = {"date": machine.today(), "plans": [dataclasses.asdict(one) for one in found]}
         _keep("searches", options.search, made)
-        options.tables = True
-    if options.beside:
-        for layout in BESIDE:
-            kept = _kept()["searches"].get("gpt 70b", {"plans": []})
-            more = beside("gpt 70b", "v5e:16x16", layout)
-            plans = ranked([*(Plan(**one) for one in kept["plans"]), more])
-            made = {"date": machine.today(), "plans": [dataclasses.asdict(one) for one in plans]}
-            _keep("searches", "gpt 70b", made)
         options.tables = True
     for name in MODELS:
         if options.tables or options.only not in (None, name):
