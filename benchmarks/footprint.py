@@ -35,10 +35,6 @@ _GPT = ("gpt.py:124m", "model.scan_layers=True")
 STEPS: Mapping[str, Sequence[str]] = {
     "cnn, 512 images": ("cnn.py", "train.batch_size=512"),
     "resnet18, 128 images of 32": ("resnet.py", "train.batch_size=128"),
-    "resnet50, 8 images of 224": (
-        "resnet.py", "model.name=resnet50", "model.stem=imagenet", "data.image_size=224",
-        "train.batch_size=8",
-    ),
     "vit_s_16, 16 images of 224": (
         "vit.py", "model.patch_size=16", "model.image_size=224", "data.image_size=224",
         "model.features=384", "model.num_layers=12", "model.num_heads=6",

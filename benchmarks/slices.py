@@ -52,8 +52,8 @@ MODELS: Mapping[str, Sequence[str]] = {
         "model.features=1024", "model.num_layers=24", "model.num_heads=16",
         "model.feedforward_features=4096", "train.batch_size=1024",
     ),
-    "ResNet-50, 224": (
-        "resnet.py", "model.name=resnet50", "model.stem=imagenet", "data.image_size=224",
+    "ResNet-18, 224": (
+        "resnet.py", "model.stem=imagenet", "data.image_size=224",
         "train.batch_size=1024",
     ),
     "UNet, text to image": ("diffusion.py", "train.batch_size=256"),
