@@ -15,6 +15,7 @@ from zoo import config as configs
 from zoo.errors import UserError
 from zoo.planning import cached_plan, chips, find_slice, make_plan, search, what_would_fit
 from zoo.planning import plan as planning
+from zoo.planning.apart import plan_apart
 from zoo.planning.search import candidates, meshes, ranked, reliefs, with_fields, with_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -86,15 +87,21 @@ def test_operations_do_not_depend_on_the_mesh(planned):
 
 
 def test_results_are_cached_until_the_config_changes(tmp_path, planned):
-    config, dataset = cnn("--config.train.ema_decay=0.9")
+    config, _ = cnn("--config.train.ema_decay=0.9")
     slice_, said = find_slice("cpu:8"), []
-    planning.write_atomically(
-        tmp_path / f"{planning._key(config, slice_)}.json",
-        json.dumps(planning.dataclasses.asdict(planned["data"])),
-    )
-    again = cached_plan(config, dataset, slice_, say=said.append, folder=tmp_path)
-    assert again.as_json() == planned["data"].as_json()
+    made = []
+
+    def make():
+        made.append(planned["data"])
+        return made[-1]
+
+    for _ in range(2):
+        found = cached_plan(config, slice_, make, say=said.append, folder=tmp_path)
+        assert found.as_json() == planned["data"].as_json()
+    assert len(made) == 1
     assert "planned before" in said[0]
+    cached_plan(config, slice_, make, kind="another", folder=tmp_path)
+    assert len(made) == 2
     other = with_fields(config, {"train.batch_size": 32})
     assert planning._key(other, slice_) != planning._key(config, slice_)
     assert planning._key(config, find_slice("cpu:4")) != planning._key(config, slice_)
@@ -164,6 +171,26 @@ def test_a_search_ranks_what_fits_by_time_and_relieves_what_does_not(planned):
     assert found[0].mesh["data"] == 8
     assert found[0].settings["train.accumulate"] == 2
     assert ranked(list(reversed(found)))[0] == found[0]
+
+
+def test_where_nothing_helps_a_mesh_the_next_divides_more(planned):
+    config, dataset = cnn("--config.train.batch_size=64")
+    slice_ = find_slice("cpu:8")
+
+    class Hungry(Planner):
+        """Fits only where the state is divided over all chips, in as many parts as there are."""
+
+        def __call__(self, config):
+            plan = super().__call__(config)
+            fits = config.mesh.fsdp == 8 and config.train.accumulate == 8
+            return planning.dataclasses.replace(plan, fits=fits)
+
+    planner = Hungry(planned["data"], slice_, needed=1)
+    found = search(config, dataset, slice_, planner, tries=20, say=lambda text: None)
+    assert found[0].fits
+    tried = [(made.mesh.fsdp, made.train.accumulate) for made in planner.made]
+    # The first mesh in all forms, the others in the smallest alone.
+    assert tried[:7] == [(1, 1), (1, 2), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8)]
 
 
 def test_axes_that_divide_nothing_are_not_tried():
@@ -254,11 +281,29 @@ def test_a_slice_that_the_compiler_refuses_lists_those_that_exist():
 @needs_libtpu
 def test_a_step_is_compiled_for_a_tpu():
     config, dataset = cnn("--config.precision=bfloat16")
-    plan = make_plan(with_mesh(config, {"data": 4, "fsdp": 2}), dataset, find_slice("v5e:2x4"))
+    slice_ = find_slice("v5e:2x4")
+    plan = make_plan(with_mesh(config, {"data": 4, "fsdp": 2}), dataset, slice_)
     assert plan.fits
     assert plan.bytes_per_chip["capacity"] == int(15.75 * 2**30)
     assert plan.collective_bytes["all-reduce"] > 0
     assert 0 < plan.mfu < 1
+    # The same without the machine code, from a process of its own.
+    said = []
+    quick = plan_apart(with_mesh(config, {"data": 4, "fsdp": 2}), slice_, say=said.append)
+    assert quick.work == json.loads(json.dumps(plan.work))
+    assert quick.step_seconds == plan.step_seconds
+    assert quick.collective_bytes == plan.collective_bytes
+    # The two accounts differ by the code and by what the compiler reserves.
+    accounts = [one.bytes_per_chip["total"] for one in (plan, quick)]
+    assert abs(accounts[0] - accounts[1]) < 2**21
+    assert "compiling" in said[1]
+
+
+@needs_libtpu
+def test_a_refusal_comes_out_of_the_other_process():
+    config, _ = cnn()
+    with pytest.raises(UserError, match="has 8 chips and the mesh takes 4"):
+        plan_apart(with_mesh(config, {"data": 4}), find_slice("v5e:2x4"))
 
 
 @needs_libtpu

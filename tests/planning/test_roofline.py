@@ -22,13 +22,13 @@ def torus(kind, *shape):
     return Slice("", CHIPS[kind], shape, [Device(place) for place in places])
 
 
-WHOLE = roofline.Shares(compute=1, memory=1, links=1)
+WHOLE = roofline.Shares(compute=1, memory=1, links=1, kernels=1)
 V5E = torus("v5e", 4, 4)
 ROW, COLUMN = tuple(range(4)), tuple(range(0, 16, 4))
 
 
 def seconds(*steps, on=V5E):
-    return roofline.estimate(Executions(steps, 0), on, WHOLE)
+    return roofline.estimate(roofline.work_of(Executions(steps, 0), on), on.chip, WHOLE)
 
 
 def test_the_longer_of_operations_and_traffic_counts():
@@ -121,3 +121,32 @@ def test_a_slice_has_more_arithmetic_than_traffic(chip):
     # Every chip needs hundreds of operations a byte; a slip of a unit would not.
     assert 150 < chip.flops / chip.memory_bandwidth < 700
     assert 8 * 2**30 < chip.memory < 128 * 2**30
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(1, 5), st.sampled_from([0.0, 1e12, 3e14]), st.integers(0, 10**12),
+            st.booleans(), st.booleans(),
+        ),
+        min_size=1, max_size=8,
+    ),
+    shares=st.tuples(*[st.floats(0.1, 1)] * 3),
+)  # fmt: skip
+def test_adding_up_loses_nothing_that_the_shares_decide(steps, shares):
+    """Against the sum over single instructions."""
+    assumed, chip = roofline.Shares(*shares), CHIPS["v5e"]
+    flops, bandwidth = chip.flops * assumed.compute, chip.memory_bandwidth * assumed.memory
+    done, busy, memory, hidden, open_ = [], 0.0, 0.0, 0.0, 0.0
+    for times, count, size, is_copy, is_hidden in steps:
+        sent = Collective("all-gather", size, ROW, is_hidden)
+        done.append(Executed("", times, 0.0 if is_copy else count, size, is_copy, (sent,)))
+        if not is_copy:
+            busy += times * max(count / flops, size / bandwidth)
+        memory += times * size / bandwidth
+        took = times * size * 3 / 4 / (chip.link_bandwidth * assumed.links)
+        hidden, open_ = (hidden + took, open_) if is_hidden else (hidden, open_ + took)
+    working = max(busy, memory)
+    expected = working + open_ + max(0.0, hidden - working)
+    work = roofline.work_of(Executions(tuple(done), 0), V5E)
+    assert roofline.estimate(work, chip, assumed).seconds == pytest.approx(expected)

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tries", type=int, default=6, help="the most compilations of a search; default: 6"
     )
     parser.add_argument("--no-cache", action="store_true", help="compile what was planned before")
+    parser.add_argument(
+        "--code",
+        action="store_true",
+        help="wait for the machine code too: ten times as long, and finds what only it refuses",
+    )
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -53,6 +58,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     from zoo import building, planning
     from zoo import config as configs
+    from zoo.planning.apart import plan_apart
 
     # The program is for other devices; those of this machine would only be in the way.
     jax.config.update("jax_platforms", "cpu")
@@ -63,10 +69,18 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(f"{time.perf_counter() - begin:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     config, dataset = building.with_data(configs.check(config))
-    planned = planning.make_plan if options.no_cache else planning.cached_plan
+    whole = options.code or options.topology.startswith("cpu:")
+
+    def make_one(wanted: Any) -> planning.Plan:
+        if whole:
+            return planning.make_plan(wanted, dataset, slice_, say=say)
+        return plan_apart(wanted, slice_, say=say)
 
     def make(wanted: Any) -> planning.Plan:
-        return planned(wanted, dataset, slice_, say=say)
+        if options.no_cache:
+            return make_one(wanted)
+        kind = "whole" if whole else "scheduled"
+        return planning.cached_plan(wanted, slice_, lambda: make_one(wanted), kind=kind, say=say)
 
     lines: list[str] = []
     if options.mesh == "auto":

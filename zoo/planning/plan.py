@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class Plan:
         parts: the seconds of the parts of a step; see ``roofline.Estimate``.
         settings: the fields that decide besides the mesh, such as ``train.accumulate``.
         notes: what else there is to know, a line each.
+        work: the fields of a ``roofline.Work``, for another estimate; None if the program could not
+            be compiled.
     """
 
     topology: str
@@ -72,6 +75,7 @@ class Plan:
     parts: Mapping[str, float]
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
+    work: Mapping[str, Any] | None
 
     def as_json(self) -> dict[str, Any]:
         """Returns what ``zoo plan --json`` writes."""
@@ -93,6 +97,7 @@ def make_plan(
     *,
     say: Say = lambda text: None,
     shares: roofline.Shares | None = None,
+    code: bool = True,
 ) -> Plan:
     """Compiles a config's train step for a slice, and returns what it takes; nothing is computed.
 
@@ -102,6 +107,8 @@ def make_plan(
         slice_: the chips.
         say: is told what is done.
         shares: see ``roofline.estimate``.
+        code: whether to wait for the machine code; see ``programs.scheduled``. Without it
+            ``compile_seconds`` are those until the program was scheduled.
 
     Raises:
         UserError: the mesh does not have as many devices as the slice, or the rows of a batch
@@ -140,49 +147,60 @@ def make_plan(
     }
     platform = slice_.devices[0].platform
     with programs.written_by_compiler(platform) as (options, text):
+
+        def compile_() -> Any:
+            return loop.compile_train_step(parts.train_step, training, batch, layout, **options)
+
+        begin = time.perf_counter()
         try:
-            compiled: Any = loop.compile_train_step(
-                parts.train_step, training, batch, layout, **options
-            )
+            if code or platform != "tpu":
+                compiled: Any = compile_()
+                program, held = programs.parse(text(compiled)), _held(compiled.memory_analysis())
+            else:
+                written, main = programs.scheduled(compile_, options)
+                program = programs.parse(written)
+                held = main - programs.argument_bytes(program), main
         except jax.errors.JaxRuntimeError as error:
             if not sizing.is_memory(error):
                 raise
             plan = _too_large(error, memory, slice_, common, said)
         else:
-            common["compile_seconds"] = training.progress.compile_seconds
-            done = programs.executions(programs.parse(text(compiled)), mesh.size)
+            common["compile_seconds"] = time.perf_counter() - begin
+            done = programs.executions(program, mesh.size)
             # Kernels do not say what they compute, but the traced program does.
             traced = count_flops(parts.train_step, state, batch, platform=platform) / mesh.size
             kernels = max(0.0, traced - done.flops) if done.has_kernels else 0.0
-            plan = _of_compiled(compiled, done, memory, slice_, mesh, common, said, shares, kernels)
+            plan = _of_compiled(held, done, memory, slice_, mesh, common, said, shares, kernels)
     say(f"{name}: {in_words(plan)}")
     return plan
 
 
 def cached_plan(
     config: ConfigDict,
-    dataset: data.Dataset,
     slice_: Slice,
+    make: Callable[[], Plan],
     *,
+    kind: str = "",
     say: Say = lambda text: None,
     folder: Path | None = None,
 ) -> Plan:
-    """Returns ``make_plan``, from an earlier call with the same code, versions and config if any.
+    """Returns ``make()``, or what it returned earlier for the same code, versions and config.
 
     Args:
-        config: see ``make_plan``.
-        dataset: see ``make_plan``.
-        slice_: see ``make_plan``.
-        say: see ``make_plan``.
+        config: the config of the plan.
+        slice_: its chips.
+        make: makes the plan.
+        kind: tells plans of different functions apart.
+        say: is told if the plan was made before.
         folder: where plans are kept; the default lies in the user's cache folder.
     """
     folder = folder or process.cache_folder() / "plans"
-    file = folder / f"{_key(config, slice_)}.json"
+    file = folder / f"{_key(config, slice_, kind)}.json"
     if file.is_file():
         plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
         say(f"{slice_.name}, {shown_mesh(plan.mesh)}: {in_words(plan)} (planned before)")
         return plan
-    plan = make_plan(config, dataset, slice_, say=say)
+    plan = make()
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(dataclasses.asdict(plan)))
     return plan
@@ -216,7 +234,7 @@ def gib(count: float) -> str:
 
 
 def _of_compiled(
-    compiled: Any,
+    held: tuple[int, int],
     done: programs.Executions,
     memory: dict[str, int],
     slice_: Slice,
@@ -226,12 +244,10 @@ def _of_compiled(
     shares: roofline.Shares | None,
     kernel_flops: float,
 ) -> Plan:
-    made = compiled.memory_analysis()
-    beside = made.output_size_in_bytes - made.alias_size_in_bytes
-    temporaries = made.temp_size_in_bytes + beside + made.generated_code_size_in_bytes
-    total = made.argument_size_in_bytes + temporaries
+    temporaries, total = held
     placed = dataclasses.replace(slice_, devices=list(mesh.devices.flat))
-    estimate = roofline.estimate(done, placed, shares, kernel_flops=kernel_flops)
+    work = roofline.work_of(done, placed, kernel_flops=kernel_flops)
+    estimate = roofline.estimate(work, slice_.chip, shares)
     if done.unknown_loops:
         said = [*said, f"{done.unknown_loops} loops of unknown length count once"]
     peak = mesh.size * slice_.chip.flops
@@ -254,7 +270,15 @@ def _of_compiled(
             if name != "seconds"
         },
         notes=tuple(said),
+        work=dataclasses.asdict(work),
     )  # fmt: skip
+
+
+def _held(made: Any) -> tuple[int, int]:
+    """Returns the bytes of temporaries and of all, from the compiler's analysis of memory."""
+    beside = made.output_size_in_bytes - made.alias_size_in_bytes
+    temporaries = made.temp_size_in_bytes + beside + made.generated_code_size_in_bytes
+    return temporaries, made.argument_size_in_bytes + temporaries
 
 
 def _too_large(
@@ -282,6 +306,7 @@ def _too_large(
         compile_seconds=0.0,
         parts={},
         notes=(*said, f"the compiler refused it: {first}"),
+        work=None,
     )
 
 
@@ -339,14 +364,16 @@ def _shown_settings(config: ConfigDict) -> str:
     return "".join(f", {path}={value}" for path, value in deciding(config).items())
 
 
-def _key(config: ConfigDict, slice_: Slice) -> str:
+def _key(config: ConfigDict, slice_: Slice, kind: str = "") -> str:
     versions = {}
     for package in ("jax", "jaxlib", "libtpu"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = ""
-    whole = hashlib.sha256(json.dumps([slice_.name, versions, configs.to_json(config)]).encode())
+    whole = hashlib.sha256(
+        json.dumps([slice_.name, kind, versions, configs.to_json(config)]).encode()
+    )
     root = Path(__file__).parents[1]
     for file in sorted(root.rglob("*.py")):
         whole.update(str(file.relative_to(root)).encode() + file.read_bytes())

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
     "replica-id", "opt-barrier", "iota", "add-dependency", "domain", "get-dimension-size",
 }  # fmt: skip
+# They move while other instructions run.
+_COPIES = (
+    "copy-start", "slice-start", "async-start", "dynamic-slice-start", "dynamic-update-slice-start",
+)  # fmt: skip
 # A product of float32 numbers on a unit for bfloat16 takes so many passes.
 _PASSES = {"highest": 6, "high": 3, "default": 1}
 
@@ -207,6 +212,43 @@ def written_by_compiler(platform: str) -> Iterator[tuple[dict[str, Any], Callabl
         yield {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}, text
 
 
+def scheduled(compile_: Callable[[], Any], options: Mapping[str, Any]) -> tuple[str, int]:
+    """Returns a program's text and bytes of main memory, without waiting for its machine code.
+
+    The compiler for TPUs writes both once it has chosen the order of the instructions and their
+    places in memory. To generate the code then takes nine tenths of its time and changes neither.
+    It goes on in a thread that nothing can stop: this is for a process that ends soon.
+
+    Args:
+        compile_: compiles, with ``options``.
+        options: what ``written_by_compiler`` gave.
+    """
+    folder, failed = Path(options["xla_dump_to"]), []
+
+    def run() -> None:
+        try:
+            compile_()
+        except Exception as error:  # noqa: BLE001 - it is raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    last, size = "*.after_optimizations_after_buffer_assignment.txt", 0
+    # The last of the files of the schedule, once it grows no more.
+    while not (size and size == sum(file.stat().st_size for file in folder.glob(last))):
+        size = sum(file.stat().st_size for file in folder.glob(last))
+        if failed:
+            raise failed[0]
+        thread.join(1)
+    file = next(folder.glob(last))
+    name = file.name.replace("_after_buffer_assignment.txt", "-memory-usage-report.txt")
+    report = file.with_name(name).read_text(encoding="utf-8")
+    found = re.search(r"Memory Space: default .*\nTotal bytes: (\d+)", report)
+    if found is None:
+        raise ValueError(f"the compiler's report on memory has changed: {report[:200]}")
+    return file.read_text(encoding="utf-8"), int(found[1])
+
+
 def parse(text: str) -> Program:
     """Reads the text of a compiled program, as ``written_by_compiler`` gives it."""
     computations: dict[str, Computation] = {}
@@ -226,6 +268,12 @@ def parse(text: str) -> Program:
             lines[found.name] = found
             root = found.name if line.lstrip().startswith("ROOT ") else root
     return Program(computations, entry)
+
+
+def argument_bytes(program: Program) -> int:
+    """Returns the bytes of a program's arguments on one device."""
+    lines = program.computations[program.entry].instructions.values()
+    return sum(a.bytes for line in lines if line.opcode == "parameter" for a in line.outputs)
 
 
 def executions(program: Program, devices: int) -> Executions:
@@ -291,7 +339,7 @@ class _Reader:
             collectives = self._collectives(inner.instructions, inner, line, sent)
             flops = self._operations_in(inner)
             moved = _moved_by_fusion(self.program, computation, line, inner)
-        is_copy = line.opcode in ("copy-start", "slice-start", "async-start") and not flops
+        is_copy = line.opcode in _COPIES and not flops
         return Executed(line.name, times, flops, moved, is_copy, tuple(collectives))
 
     def _operations_in(self, computation: Computation) -> float:
@@ -490,12 +538,12 @@ def _moved(computation: Computation, line: Instruction) -> int:
         return 2 * sum(a.moved for name in line.operands[2:] for a in computation.arrays(name))
     if line.opcode == "broadcast":
         return made
-    if line.opcode in ("copy-start", "slice-start"):
-        # The result holds the target, the source and a flag.
+    if line.opcode in _COPIES:
+        # The result holds what is given, what is made and flags; the smallest array is what moves.
         whole = [array for array in line.outputs if array.shape]
         target = min(whole, key=lambda array: array.bytes, default=None)
         places = [array.is_in_main_memory for array in whole]
-        return sum(places) * target.bytes if target else 0
+        return min(2, sum(places)) * target.bytes if target else 0
     return made + sum(array.moved for array in read)
 
 

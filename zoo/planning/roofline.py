@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from zoo.planning.chips import Slice
+from zoo.planning.chips import Chip, Slice
 from zoo.planning.programs import Collective, Executions
 
 
@@ -10,17 +10,20 @@ from zoo.planning.programs import Collective, Executions
 class Shares:
     """What share of the figures of a chip's maker a real program reaches.
 
-    The defaults are assumed. ``benchmarks/plans.py`` names the published steps to calibrate them.
+    The defaults are those with which ``benchmarks/plans.py`` meets published steps best.
 
     Attributes:
         compute: of the operations a second.
         memory: of the bytes a second of main memory.
         links: of the bytes a second of the links.
+        kernels: of the operations a second, in kernels: their products are small, such as those of
+            an attention's heads, and other work stands between them.
     """
 
-    compute: float = 0.8
-    memory: float = 0.8
-    links: float = 0.8
+    compute: float = 0.9
+    memory: float = 1.0
+    links: float = 0.65
+    kernels: float = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +45,54 @@ class Estimate:
     waiting: float
 
 
-def estimate(
-    done: Executions, slice_: Slice, shares: Shares | None = None, *, kernel_flops: float = 0.0
-) -> Estimate:
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What decides the time of a step on one chip, before any share is assumed.
+
+    Attributes:
+        products: operations and bytes of each kind of instruction with products, of all its runs.
+        moved: bytes that the other instructions move through main memory.
+        copied: bytes of copies, which run beside the others.
+        kernels: operations of kernels, which their program does not tell.
+        hidden: seconds of the collectives that run beside others, at the links' full bandwidth.
+        open: seconds of those that run alone.
+    """
+
+    products: tuple[tuple[float, float], ...]
+    moved: float
+    copied: float
+    kernels: float
+    hidden: float
+    open: float
+
+
+def work_of(done: Executions, slice_: Slice, *, kernel_flops: float = 0.0) -> Work:
+    """Adds up what a device does in a step, as far as it can be added without knowing the shares.
+
+    Args:
+        done: what a device does in a step.
+        slice_: the chips.
+        kernel_flops: operations of kernels on a chip, which their program does not tell.
+    """
+    products: dict[float, tuple[float, float]] = {}
+    moved = copied = hidden = open_ = 0.0
+    for step in done.steps:
+        if step.is_copy:
+            copied += step.times * step.bytes
+        elif step.flops:
+            # What has as many operations for a byte is limited by the same of both.
+            kind = step.bytes / step.flops
+            flops, size = products.get(kind, (0.0, 0.0))
+            products[kind] = flops + step.times * step.flops, size + step.times * step.bytes
+        else:
+            moved += step.times * step.bytes
+        for sent in step.collectives:
+            took = step.times * _seconds(sent, slice_)
+            hidden, open_ = (hidden + took, open_) if sent.hidden else (hidden, open_ + took)
+    return Work(tuple(products.values()), moved, copied, kernel_flops, hidden, open_)
+
+
+def estimate(work: Work, chip: Chip, shares: Shares | None = None) -> Estimate:
     """Returns the time of a step by the roofline of each of its instructions.
 
     An instruction takes as long as its operations or its traffic, whichever is longer. Copies run
@@ -52,25 +100,21 @@ def estimate(
     compiler starts and ends apart hides behind the other instructions, the others add up.
 
     Args:
-        done: what a device does in a step.
-        slice_: the chips.
+        work: what a chip does in a step.
+        chip: its kind.
         shares: what share of its maker's figures a chip reaches.
-        kernel_flops: operations of kernels on a chip, which their program does not tell.
     """
-    shares, chip = shares or Shares(), slice_.chip
+    shares = shares or Shares()
     flops = chip.flops * shares.compute
     bandwidth = chip.memory_bandwidth * shares.memory
-    busy, hidden, open_ = kernel_flops / flops, 0.0, 0.0
-    for step in done.steps:
-        if not step.is_copy:
-            busy += step.times * max(step.flops / flops, step.bytes / bandwidth)
-        for sent in step.collectives:
-            took = step.times * _seconds(sent, slice_) / shares.links
-            hidden, open_ = (hidden + took, open_) if sent.hidden else (hidden, open_ + took)
-    memory = done.bytes / bandwidth
+    products = sum(max(count / flops, size / bandwidth) for count, size in work.products)
+    kernels = work.kernels / (chip.flops * shares.kernels)
+    busy = kernels + products + work.moved / bandwidth
+    memory = (sum(size for _, size in work.products) + work.moved + work.copied) / bandwidth
+    compute = sum(count for count, _ in work.products) / flops + kernels
     working = max(busy, memory)
+    hidden, open_ = work.hidden / shares.links, work.open / shares.links
     waiting = open_ + max(0.0, hidden - working)
-    compute = (done.flops + kernel_flops) / flops
     return Estimate(working + waiting, compute, memory, hidden + open_, waiting)
 
 

@@ -48,7 +48,7 @@ def candidates(config: ConfigDict, dataset: data.Dataset, slice_: Slice) -> list
 
     The state must fit into the memory of a chip, and an axis must divide parameters or lengths to
     be used. Those whose state leaves room come first, of them those with the fewest devices along
-    ``tensor`` and ``sequence``, and then along ``fsdp``.
+    ``tensor`` and ``sequence`` together, then along ``tensor``, and then along ``fsdp``.
 
     Raises:
         UserError: no mesh divides the batch, or the state fits with none.
@@ -69,13 +69,13 @@ def candidates(config: ConfigDict, dataset: data.Dataset, slice_: Slice) -> list
         smallest = min(smallest, held)
         if held <= slice_.chip.memory and all(axis in used for axis in _special(mesh)):
             crowded = held > _ROOMY * slice_.chip.memory
-            ordered.append((crowded, mesh["tensor"] * mesh["sequence"], mesh["fsdp"], mesh))
+            ordered.append((crowded, _sharers(mesh), mesh["tensor"], mesh["fsdp"], mesh))
     if not ordered:
         raise UserError(
             f"the state of the run takes at least {gib(smallest)} GiB on each of {chips} chips, "
             f"and {slice_.chip.name} has {gib(slice_.chip.memory)}: {_larger(slice_, smallest)}"
         )
-    ordered.sort(key=lambda item: item[:3])
+    ordered.sort(key=lambda item: item[:4])
     return [item[-1] for item in ordered]
 
 
@@ -119,6 +119,9 @@ def search(
     """Plans the likeliest layouts and returns them, those that fit first, the fastest first of all.
 
     A mesh that does not fit is tried again with rematerialisation and accumulation, until it does.
+    If it never does, only those follow that divide the state over more chips, or share a row among
+    more, first along ``sequence``, which divides what lies between layers; and each with all that
+    makes it smaller.
 
     Args:
         config: a checked config; its mesh is ignored.
@@ -131,15 +134,22 @@ def search(
     known = candidates(config, dataset, slice_)
     say(f"{len(known)} meshes divide the batch and hold the state; at most {tries} are compiled")
     plans: list[Plan] = []
+    # What the largest mesh divides for which nothing helped: a row, and the state.
+    too_little = (0, 0)
     for mesh in known:
+        divides = _sharers(mesh), mesh["fsdp"] * mesh["tensor"]
+        if divides <= too_little:
+            continue
         wanted = with_mesh(config, mesh)
-        rows = mesh["data"] * mesh["fsdp"]
-        for one in [wanted, *reliefs(wanted, rows)]:
+        choices = [wanted, *reliefs(wanted, mesh["data"] * mesh["fsdp"])]
+        for one in choices[-1:] if any(too_little) else choices:
             if len(plans) >= tries:
                 return ranked(plans)
             plans.append(make(one))
             if plans[-1].fits:
                 break
+        else:
+            too_little = divides
     return ranked(plans)
 
 
@@ -238,6 +248,10 @@ def _state_on(
         for axes in sharding.spec:
             used.update(axes if isinstance(axes, tuple) else [axes] if axes else [])
     return layout.bytes_per_device(state), used
+
+
+def _sharers(mesh: Mapping[str, int]) -> int:
+    return mesh["tensor"] * mesh["sequence"]
 
 
 def _special(mesh: Mapping[str, int]) -> list[str]:
