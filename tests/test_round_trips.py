@@ -43,8 +43,92 @@ class Trip:
     writes: bool = True
 
 
+TEXT_PAIR = {"input_ids": np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])}
+BERT = {
+    "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 64, "initializer_range": 0.3,
+}  # fmt: skip
+LLAMA = {
+    "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+    "max_position_embeddings": 64, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+CLIP = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+}  # fmt: skip
+
 # A family that arrives adds its line here.
 TRIPS = {
+    "llama_1b": Trip(lambda t: t.LlamaForCausalLM(t.LlamaConfig(**LLAMA))),
+    "mistral_7b": Trip(lambda t: t.MistralForCausalLM(t.MistralConfig(**LLAMA, sliding_window=8))),
+    "qwen2_0_5b": Trip(
+        lambda t: t.Qwen2ForCausalLM(
+            t.Qwen2Config(**{k: v for k, v in LLAMA.items() if k != "head_dim"})
+        )
+    ),
+    "qwen3_0_6b": Trip(lambda t: t.Qwen3ForCausalLM(t.Qwen3Config(**LLAMA))),
+    "bert_masked_lm": Trip(
+        lambda t: t.BertForMaskedLM(t.BertConfig(**BERT)),
+        ours=lambda apply, input_ids: apply(input_ids),
+        writes=False,
+    ),
+    "roberta_masked_lm": Trip(
+        lambda t: t.RobertaForMaskedLM(t.RobertaConfig(**BERT)),
+        inputs={"input_ids": TEXT_PAIR["input_ids"] + 1},
+        ours=lambda apply, input_ids: apply(input_ids),
+        writes=False,
+    ),
+    "t5_small": Trip(
+        lambda t: t.T5ForConditionalGeneration(
+            t.T5Config(
+                vocab_size=31, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
+                initializer_factor=2.0, decoder_start_token_id=0,
+            )
+        ),
+        inputs={**TEXT_PAIR, "decoder_input_ids": np.array([[0, 7, 8], [0, 9, 4]])},
+        ours=lambda apply, input_ids, decoder_input_ids: apply(input_ids, decoder_input_ids),
+        writes=False,
+    ),
+    "clip_vit_base_patch32": Trip(
+        lambda t: t.CLIPModel(
+            t.CLIPConfig(
+                text_config={**CLIP, "vocab_size": 31, "max_position_embeddings": 16,
+                             "eos_token_id": 5},
+                vision_config={**CLIP, "image_size": 8, "patch_size": 4},
+                projection_dim=8,
+            )
+        ),
+        inputs={
+            "input_ids": np.array([[3, 1, 4, 1, 5], [9, 2, 6, 3, 5]]),
+            "pixel_values": np.random.default_rng(0)
+            .normal(size=(2, 3, 8, 8))
+            .astype(np.float32),
+        },
+        ours=lambda apply, input_ids, pixel_values: apply(
+            pixel_values.transpose(0, 2, 3, 1), input_ids
+        ).logits,
+        theirs=lambda made: made.logits_per_image,
+        writes=False,
+    ),
+    "whisper_tiny": Trip(
+        lambda t: t.WhisperForConditionalGeneration(
+            t.WhisperConfig(
+                vocab_size=31, num_mel_bins=4, d_model=16, encoder_layers=2, decoder_layers=2,
+                encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24,
+                decoder_ffn_dim=24, max_source_positions=6, max_target_positions=12,
+                pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
+                init_std=0.3,
+            )
+        ),
+        inputs={
+            "input_features": np.random.default_rng(0).normal(size=(2, 4, 12)).astype(np.float32),
+            "decoder_input_ids": np.array([[3, 7, 8], [3, 9, 4]]),
+        },
+        ours=lambda apply, input_features, decoder_input_ids: apply(
+            input_features.transpose(0, 2, 1), decoder_input_ids
+        ),
+        writes=False,
+    ),
     "gpt": Trip(
         lambda t: t.GPT2LMHeadModel(
             t.GPT2Config(

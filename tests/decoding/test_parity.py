@@ -37,7 +37,19 @@ MODELS = {
         "n_head": 2,
         "initializer_range": 0.6,
     },
-}
+    **{
+        name: {
+            "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+            "max_position_embeddings": CONTEXT, "initializer_range": 0.6,
+        }
+        for name in ("LlamaForCausalLM", "Qwen3ForCausalLM")
+    },
+    "T5ForConditionalGeneration": {
+        "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2,
+        "initializer_factor": 3.0, "decoder_start_token_id": 0,
+    },
+}  # fmt: skip
 
 
 class Both(NamedTuple):

@@ -14,8 +14,14 @@ from jaxtyping import Array, Bool, Float, Int
 from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Embed, LayerNorm, Linear, MultiHeadAttention, activation
-from zoo.layers.rematerialization import rematerialized
-from zoo.models.transformer_blocks import HIDDEN, RESIDUAL, Features, TokenMask, Tokens
+from zoo.models.transformer_blocks import (
+    HIDDEN,
+    RESIDUAL,
+    Features,
+    TokenMask,
+    Tokens,
+    through_layers,
+)
 
 # Standard deviation of all first weights (Devlin et al. 2019, the published code).
 _STD = 0.02
@@ -170,26 +176,23 @@ class Encoder(nn.Module):
         x = LayerNorm(epsilon=self.epsilon, name="norm")(x)
         x = constrain(nn.Dropout(self.dropout_rate, deterministic=not train)(x), *RESIDUAL)
 
-        def call(layer: BertLayer, x: Array, mask: Array | None) -> tuple[Array, None]:
+        def call(layer: BertLayer, x: Array, cache: None, mask: Array | None) -> tuple[Array, None]:
             return layer(x, mask, train=train), None
 
-        call = rematerialized(call, self.remat, in_loop=self.scan_layers)
-        mask = None if mask is None else jnp.asarray(mask, bool)
-        if self.scan_layers:
-            loop = nn.scan(
-                call,
-                variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=self.num_layers,
-            )
-            x, _ = loop(self._layer("layers"), x, mask)
-        else:
-            for index in range(self.num_layers):
-                x, _ = call(self._layer(f"layer_{index}"), x, mask)
+        x, _ = through_layers(
+            self._layer,
+            call,
+            x,
+            None,
+            None if mask is None else jnp.asarray(mask, bool),
+            num_layers=self.num_layers,
+            name="layer",
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
         return x
 
-    def _layer(self, name: str) -> BertLayer:
+    def _layer(self, name: str, number: int) -> BertLayer:
         return BertLayer(
             self.num_heads,
             self.feedforward_features,

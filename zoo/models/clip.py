@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,8 +15,14 @@ from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Conv, Embed, LayerNorm, Linear
 from zoo.layers.images import check_images
-from zoo.layers.rematerialization import rematerialized
-from zoo.models.transformer_blocks import RESIDUAL, Block, Features, TokenMask, Tokens
+from zoo.models.transformer_blocks import (
+    RESIDUAL,
+    Block,
+    Features,
+    TokenMask,
+    Tokens,
+    through_layers,
+)
 
 # The number that Hugging Face's first configs have as the end of a text. No published vocabulary
 # ends its texts with it.
@@ -413,18 +419,24 @@ class Encoder(nn.Module):
             train: whether to drop out.
         """
 
-        def call(block: Block, x: Features, mask: TokenMask | None) -> tuple[Features, None]:
+        def call(
+            block: Block, x: Features, cache: None, mask: TokenMask | None
+        ) -> tuple[Features, None]:
             return block(x, mask=mask, causal=self.causal, train=train)[0], None
 
-        call = rematerialized(call, self.remat, in_loop=self.scan_layers)
-        width = x.shape[-1]
-        if self.scan_layers:
-            return self._in_a_loop(call, x, mask)
-        for layer in range(self.num_layers):
-            x, _ = call(self._block(f"block_{layer}", width), x, mask)
-        return x
+        return through_layers(
+            functools.partial(self._block, x.shape[-1]),
+            call,
+            x,
+            None,
+            mask,
+            num_layers=self.num_layers,
+            name="block",
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )[0]
 
-    def _block(self, name: str, width: int) -> Block:
+    def _block(self, width: int, name: str, number: int) -> Block:
         # As the reference begins: the query, key, value and last layer are the smaller ones.
         deep = (2 * self.num_layers * width) ** -0.5
         return Block(
@@ -440,14 +452,3 @@ class Encoder(nn.Module):
             epsilon=self.epsilon,
             name=name,
         )
-
-    def _in_a_loop(self, call: Callable[..., Any], x: Features, mask: TokenMask | None) -> Features:
-        loop = nn.scan(
-            call,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
-            length=self.num_layers,
-        )
-        x, _ = loop(self._block("blocks", x.shape[-1]), x, mask)
-        return x

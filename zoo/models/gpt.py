@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -14,8 +12,7 @@ from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Embed, LayerNorm
 from zoo.layers.attention import KeyValueCache, empty_cache
-from zoo.layers.rematerialization import rematerialized
-from zoo.models.transformer_blocks import RESIDUAL, Block
+from zoo.models.transformer_blocks import RESIDUAL, Block, through_layers
 
 # One for each layer.
 Cache = tuple[KeyValueCache, ...]
@@ -99,20 +96,20 @@ class GPT(nn.Module):
             made: tuple[Array, KeyValueCache | None] = block(x, cache, causal=True, train=train)
             return made
 
-        call = rematerialized(call, self.remat, in_loop=self.scan_layers)
-        if self.scan_layers:
-            x, caches = self._in_a_loop(call, x, cache)
-        else:
-            caches = []
-            for layer in range(self.num_layers):
-                before = None if cache is None else cache[layer]
-                x, layer_cache = call(self._block(f"block_{layer}"), x, before)
-                if layer_cache is not None:
-                    caches.append(layer_cache)
+        x, caches = through_layers(
+            self._block,
+            call,
+            x,
+            cache,
+            num_layers=self.num_layers,
+            name="block",
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
         x = LayerNorm(use_bias=self.use_bias, name="ln_f")(x)
-        return x, tuple(caches) or None
+        return x, caches
 
-    def _block(self, name: str) -> Block:
+    def _block(self, name: str, number: int) -> Block:
         # The more layers, the smaller each one's first contributions (section 2.3).
         residual_std = 0.02 / (2 * self.num_layers) ** 0.5
         return Block(
@@ -127,24 +124,6 @@ class GPT(nn.Module):
             use_bias=self.use_bias,
             name=name,
         )
-
-    def _in_a_loop(
-        self, call: Callable[..., Any], x: Array, cache: Cache | None
-    ) -> tuple[Array, list[KeyValueCache]]:
-        loop = nn.scan(
-            call,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.num_layers,
-        )
-        # A cache is one for each layer in both forms: whoever decodes moves rows of its arrays,
-        # which are their first axis.
-        before = None if cache is None else jax.tree.map(lambda *each: jnp.stack(each), *cache)
-        x, after = loop(self._block("blocks"), x, before)
-        if after is None:
-            return x, []
-        arrays, structure = jax.tree.flatten(after)
-        return x, [jax.tree.unflatten(structure, each) for each in zip(*arrays, strict=True)]
 
     def initial_cache(
         self,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -23,8 +21,7 @@ from zoo.layers import (
 )
 from zoo.layers.attention import Cache as LayerCache
 from zoo.layers.attention import empty_cache, empty_rolling_cache
-from zoo.layers.rematerialization import rematerialized
-from zoo.models.transformer_blocks import HIDDEN, RESIDUAL, Features
+from zoo.models.transformer_blocks import HIDDEN, RESIDUAL, Features, through_layers
 
 # One for each layer.
 Cache = tuple[LayerCache, ...]
@@ -261,23 +258,29 @@ class Llama(nn.Module):
         x = constrain(self.tokens(tokens), *RESIDUAL)
 
         def call(
-            block: Block, x: Array, table: rotary.Table, cache: LayerCache | None
+            block: Block, x: Array, cache: LayerCache | None, table: rotary.Table
         ) -> tuple[Array, LayerCache | None]:
             made: tuple[Array, LayerCache | None] = block(x, table, cache, train=train)
             return made
 
-        call = rematerialized(call, self.remat, in_loop=self.scan_layers)
-        if self.scan_layers:
-            x, caches = self._in_a_loop(call, x, table, cache)
-        else:
-            caches = []
-            for layer in range(self.num_layers):
-                before = None if cache is None else cache[layer]
-                x, layer_cache = call(self._block(f"block_{layer}", layer), x, table, before)
-                if layer_cache is not None:
-                    caches.append(layer_cache)
+        if self.scan_layers and len(set(self.windows)) > 1:
+            raise UserError(
+                f"scan_layers=True needs layers that are alike, and windows={self.windows} differ: "
+                "take scan_layers=False"
+            )
+        x, caches = through_layers(
+            self._block,
+            call,
+            x,
+            cache,
+            table,
+            num_layers=self.num_layers,
+            name="block",
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
         x = RMSNorm(self.epsilon, name="norm")(x)
-        return x, tuple(caches) or None
+        return x, caches
 
     def _turns(self, time: int, cache: LayerCache | None) -> rotary.Table:
         """Returns the rotary table of the next tokens, which all layers share."""
@@ -305,7 +308,7 @@ class Llama(nn.Module):
     def _window(self, layer: int) -> int:
         return self.windows[layer % len(self.windows)]
 
-    def _block(self, name: str, layer: int = 0) -> Block:
+    def _block(self, name: str, layer: int) -> Block:
         if self.num_heads % self.num_key_value_heads:
             raise UserError(
                 f"num_key_value_heads={self.num_key_value_heads} must divide "
@@ -326,30 +329,6 @@ class Llama(nn.Module):
             attention_dropout_rate=self.attention_dropout_rate,
             name=name,
         )
-
-    def _in_a_loop(
-        self, call: Callable[..., Any], x: Array, table: rotary.Table, cache: Cache | None
-    ) -> tuple[Array, list[LayerCache]]:
-        if len(set(self.windows)) > 1:
-            raise UserError(
-                f"scan_layers=True needs layers that are alike, and windows={self.windows} differ: "
-                "take scan_layers=False"
-            )
-        loop = nn.scan(
-            call,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),
-            length=self.num_layers,
-        )
-        # A cache is one for each layer in both forms: whoever decodes moves rows of its arrays,
-        # which are their first axis.
-        before = None if cache is None else jax.tree.map(lambda *each: jnp.stack(each), *cache)
-        x, after = loop(self._block("blocks"), x, table, before)
-        if after is None:
-            return x, []
-        arrays, structure = jax.tree.flatten(after)
-        return x, [jax.tree.unflatten(structure, each) for each in zip(*arrays, strict=True)]
 
     def initial_cache(
         self,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -16,7 +14,6 @@ from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Embed, Linear, RMSNorm, activation, apply_each, dot_product_attention
 from zoo.layers.attention import KeyValueCache, empty_cache
-from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer import DecoderCache
 from zoo.models.transformer_blocks import (
     HIDDEN,
@@ -25,6 +22,7 @@ from zoo.models.transformer_blocks import (
     LayerCache,
     TokenMask,
     Tokens,
+    through_layers,
 )
 
 # What attention adds to its scores, and which of them count; both are the same in all layers.
@@ -372,7 +370,6 @@ class T5Stack(nn.Module):
             std=x.shape[-1] ** -0.5,
             name="relative_positions",
         )(places, keys)
-        same_for_all = (bias, sees, memory, _of_keys(memory_mask))
 
         def call(
             layer: T5Layer, x: Array, cache: LayerCache | None, *same: Any
@@ -380,20 +377,24 @@ class T5Stack(nn.Module):
             made: tuple[Array, LayerCache | None] = layer(x, cache, *same, train=train)
             return made
 
-        call = rematerialized(call, self.remat, in_loop=self.scan_layers)
-        if self.scan_layers:
-            x, after = self._in_a_loop(call, x, caches, same_for_all)
-        else:
-            after = []
-            for number in range(self.num_layers):
-                before = None if caches is None else caches[number]
-                x, cache = call(self._layer(f"layer_{number}"), x, before, *same_for_all)
-                if cache is not None:
-                    after.append(cache)
+        x, after = through_layers(
+            self._layer,
+            call,
+            x,
+            caches,
+            bias,
+            sees,
+            memory,
+            _of_keys(memory_mask),
+            num_layers=self.num_layers,
+            name="layer",
+            scan_layers=self.scan_layers,
+            remat=self.remat,
+        )
         x = dropout(RMSNorm(epsilon=self.epsilon, name="norm")(x))
-        return x, tuple(after)
+        return x, after or ()
 
-    def _layer(self, name: str) -> T5Layer:
+    def _layer(self, name: str, number: int) -> T5Layer:
         return T5Layer(
             self.num_heads,
             self.head_features,
@@ -405,29 +406,6 @@ class T5Stack(nn.Module):
             self.causal,
             name=name,
         )
-
-    def _in_a_loop(
-        self,
-        call: Callable[..., Any],
-        x: Array,
-        caches: tuple[LayerCache, ...] | None,
-        same_for_all: tuple[Any, ...],
-    ) -> tuple[Array, list[LayerCache]]:
-        loop = nn.scan(
-            call,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, *[nn.broadcast] * len(same_for_all)),
-            length=self.num_layers,
-        )
-        # A cache is one for each layer in both forms: whoever decodes moves rows of its arrays,
-        # which are their first axis.
-        before = None if caches is None else jax.tree.map(lambda *each: jnp.stack(each), *caches)
-        x, after = loop(self._layer("layers"), x, before, *same_for_all)
-        if after is None:
-            return x, []
-        arrays, structure = jax.tree.flatten(after)
-        return x, [jax.tree.unflatten(structure, each) for each in zip(*arrays, strict=True)]
 
 
 class T5Encoder(nn.Module):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -13,6 +15,7 @@ from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Embed, LayerNorm, Linear, MultiHeadAttention, activation, sinusoidal
 from zoo.layers.attention import KeyValueCache
+from zoo.layers.rematerialization import rematerialized
 
 Tokens = Int[Array, "batch time"]
 Features = Float[Array, "batch time features"]
@@ -22,6 +25,59 @@ TokenMask = Bool[Array, "batch time"]
 # The axes along which values are divided over a mesh: between layers, and inside the linear ones.
 RESIDUAL = ("batch", "length", None)
 HIDDEN = ("batch", "length", "hidden")
+
+
+def through_layers(
+    make: Callable[[str, int], nn.Module],
+    call: Callable[..., tuple[Any, Any]],
+    x: Features,
+    caches: Sequence[Any] | None,
+    *same: Any,
+    num_layers: int,
+    name: str,
+    scan_layers: bool,
+    remat: str,
+) -> tuple[Features, tuple[Any, ...] | None]:
+    """Calls layers one after another, or one program in a loop whose parameters are stacked.
+
+    Args:
+        make: makes a layer from its name and number.
+        call: ``(layer, x, cache, *same) -> (x, cache)``; a cache may be None.
+        x: what the first layer reads.
+        caches: the cache of each layer; None: there are none.
+        *same: what all layers read besides.
+        num_layers: number of layers.
+        name: the layers are ``<name>_0``, ``<name>_1`` and so on, and in a loop ``<name>s``.
+        scan_layers: whether they are one program in a loop.
+        remat: see ``zoo.layers.rematerialization``.
+
+    Returns:
+        What the last layer returns, and the caches that the layers return; None if they return
+        none.
+    """
+    call = rematerialized(call, remat, in_loop=scan_layers)
+    if not scan_layers:
+        after = []
+        for number in range(num_layers):
+            before = None if caches is None else caches[number]
+            x, cache = call(make(f"{name}_{number}", number), x, before, *same)
+            after.append(cache)
+        return x, None if after[-1] is None else tuple(after)
+    loop = nn.scan(
+        call,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, *[nn.broadcast] * len(same)),
+        length=num_layers,
+    )
+    # A cache is one for each layer in both forms: whoever decodes moves rows of its arrays, which
+    # are their first axis.
+    stacked = None if caches is None else jax.tree.map(lambda *each: jnp.stack(each), *caches)
+    x, made = loop(make(f"{name}s", 0), x, stacked, *same)
+    if made is None:
+        return x, None
+    arrays, structure = jax.tree.flatten(made)
+    return x, tuple(jax.tree.unflatten(structure, each) for each in zip(*arrays, strict=True))
 
 
 class Block(nn.Module):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,9 +12,16 @@ from zoo.axes import constrain
 from zoo.errors import UserError
 from zoo.layers import Conv, Embed, LayerNorm, Linear, MultiHeadAttention, activation, sinusoidal
 from zoo.layers.attention import empty_cache
-from zoo.layers.rematerialization import rematerialized
 from zoo.models.transformer import DecoderCache
-from zoo.models.transformer_blocks import HIDDEN, RESIDUAL, Features, LayerCache, TokenMask, Tokens
+from zoo.models.transformer_blocks import (
+    HIDDEN,
+    RESIDUAL,
+    Features,
+    LayerCache,
+    TokenMask,
+    Tokens,
+    through_layers,
+)
 
 # Standard deviation of the first weights.
 _STD = 0.02
@@ -386,7 +391,7 @@ def _through_layers(
         made: tuple[Array, LayerCache | None] = layer(x, cache, memory, train=train)
         return made
 
-    def layer(name: str) -> WhisperLayer:
+    def layer(name: str, number: int) -> WhisperLayer:
         return WhisperLayer(
             stack.num_heads,
             stack.feedforward_features,
@@ -397,37 +402,14 @@ def _through_layers(
             name=name,
         )
 
-    call = rematerialized(call, stack.remat, in_loop=stack.scan_layers)
-    if stack.scan_layers:
-        return _in_a_loop(call, layer("layers"), stack.num_layers, x, caches, memory)
-    after = []
-    for number in range(stack.num_layers):
-        before = None if caches is None else caches[number]
-        x, cache = call(layer(f"layer_{number}"), x, before, memory)
-        after.append(cache)
-    return x, None if caches is None else tuple(after)
-
-
-def _in_a_loop(
-    call: Callable[..., Any],
-    layer: WhisperLayer,
-    num_layers: int,
-    x: Features,
-    caches: tuple[LayerCache, ...] | None,
-    memory: Features | None,
-) -> tuple[Features, tuple[LayerCache, ...] | None]:
-    loop = nn.scan(
+    return through_layers(
+        layer,
         call,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast),
-        length=num_layers,
+        x,
+        caches,
+        memory,
+        num_layers=stack.num_layers,
+        name="layer",
+        scan_layers=stack.scan_layers,
+        remat=stack.remat,
     )
-    # A cache is one for each layer in both forms: whoever decodes moves rows of its arrays, which
-    # are their first axis.
-    before = None if caches is None else jax.tree.map(lambda *each: jnp.stack(each), *caches)
-    x, after = loop(layer, x, before, memory)
-    if caches is None:
-        return x, None
-    arrays, structure = jax.tree.flatten(after)
-    return x, tuple(jax.tree.unflatten(structure, each) for each in zip(*arrays, strict=True))
