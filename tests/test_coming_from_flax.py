@@ -14,11 +14,13 @@ import zoo
 from zoo.families import FAMILIES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "coming_from_flax.md").read_text()
-TINY = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
-BERT = {**TINY, "intermediate_size": 16, "max_position_embeddings": 16}
+TINY = {
+    "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+}  # fmt: skip
+BERT = {**TINY, "vocab_size": 20, "max_position_embeddings": 16}
 ROBERTA = {**BERT, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 T5 = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
-VISION = {**TINY, "intermediate_size": 16, "image_size": 8, "patch_size": 4, "projection_dim": 8}
+VISION = {**TINY, "image_size": 8, "patch_size": 4, "projection_dim": 8}
 CLIP_TEXT = {**BERT, "projection_dim": 8, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 CONFIGS = {
     "Bert": lambda t: t.BertConfig(**BERT),

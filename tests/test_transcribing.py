@@ -356,7 +356,8 @@ def test_help_says_both_forms_and_a_run_is_still_asked(capsys):
     assert "windows of 30 seconds" in shown
     assert "task.name='transcription'" in shown
     cli.main(["--help"])
-    assert "Published models, with --model FOLDER:\n  transcribe" in capsys.readouterr().out
+    published = capsys.readouterr().out.partition("Published models, with --model FOLDER:")[2]
+    assert "\n  transcribe" in published
     with pytest.raises(SystemExit):
         cli.main(["transcribe", "a.wav"])
     assert "--workdir is missing" in capsys.readouterr().err
