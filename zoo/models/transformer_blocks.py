@@ -62,7 +62,7 @@ def through_layers(
             before = None if caches is None else caches[number]
             x, cache = call(make(f"{name}_{number}", number), x, before, *same)
             after.append(cache)
-        return x, None if after[-1] is None else tuple(after)
+        return x, tuple(after) if after and after[-1] is not None else None
     loop = nn.scan(
         call,
         variable_axes={"params": 0, "intermediates": 0},
