@@ -106,7 +106,7 @@ def test_it_computes_what_the_reference_does(name):
         axes=None,
         ours=lambda apply, tokens: apply(tokens)[0],
         theirs=logits,
-        name=f"Llama as {name.removesuffix('ForCausalLM')}",
+        name=f"Llama, {name.removesuffix('ForCausalLM')}".removesuffix(", Llama"),
     )
 
 
