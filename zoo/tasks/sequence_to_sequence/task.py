@@ -103,8 +103,8 @@ class SequenceToSequence(SumsTask):
         metrics: dict[str, float] = {}
         for name, tokens in outputs.items():
             wrong, edits, length = edit_errors(
-                [_sequence(row) for row in tokens],
-                [[_sequence(r) for r in rows if r[0]] for rows in references["references"]],
+                [until_end(row) for row in tokens],
+                [[until_end(r) for r in rows if r[0]] for rows in references["references"]],
             )
             suffix = "" if name == "beam" else f"_{name}"
             metrics[f"sequence_error{suffix}"] = wrong / len(tokens)
@@ -138,7 +138,7 @@ def _counts(
     return (tokens != PAD) & (mask[:, None] > 0)
 
 
-def _sequence(tokens: np.ndarray) -> list[int]:
+def until_end(tokens: np.ndarray) -> list[int]:
     """Returns the tokens before the end."""
     kept = tokens.tolist()
     return kept[: next((i for i, token in enumerate(kept) if token in (PAD, END)), len(kept))]

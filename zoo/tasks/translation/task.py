@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zoo.data.vocabulary import Subwords
 from zoo.layers.attention import WEIGHTS
-from zoo.tasks.sequence_to_sequence.task import BEGIN, END, PAD, SequenceToSequence
+from zoo.tasks.sequence_to_sequence.task import BEGIN, PAD, SequenceToSequence, until_end
 from zoo.tasks.task import Batch
 
 # The translations that a report shows.
@@ -95,7 +95,7 @@ class Translation(SequenceToSequence):
         }
 
     def _map(self, source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-        rows, columns = len(_kept(target)), len(_kept(source))
+        rows, columns = len(until_end(target)), len(until_end(source))
         return {
             "source": self._pieces(source),
             "target": self._pieces(target),
@@ -103,14 +103,8 @@ class Translation(SequenceToSequence):
         }
 
     def _text(self, tokens: np.ndarray) -> str:
-        kept = _kept(tokens)
+        kept = until_end(tokens)
         return self.subwords.decode_text(kept) if self.subwords else " ".join(map(str, kept))
 
     def _pieces(self, tokens: np.ndarray) -> list[str]:
-        return [self._text(np.array([token])) for token in _kept(tokens)]
-
-
-def _kept(tokens: np.ndarray) -> list[int]:
-    """Returns the tokens before the end."""
-    row = tokens.tolist()
-    return row[: next((i for i, token in enumerate(row) if token in (PAD, END)), len(row))]
+        return [self._text(np.array([token])) for token in until_end(tokens)]
